@@ -1,0 +1,164 @@
+// Package agentapi holds the nouns of the conversation between the daemon and
+// the agent in a guest: HTTP/1.1 with JSON bodies on each stream of the guest's
+// channel. It imports api and the standard library, and is for packages guest
+// (the host's half) and agent (the guest's half) only. Both halves are always
+// built together, so it carries no versions: a daemon gives its own agent to
+// every guest it boots.
+//
+// Routes:
+//
+//	GET  /health                      Health
+//	POST /personalise                 Personalise → Health
+//	POST /exec                        Upgrade: banger-frames; see package frame
+//	POST /sessions                    SessionStart → Session
+//	GET  /sessions/{id}               Session
+//	GET  /sessions/{id}/log           ?stream=stdout|stderr&offset=N&follow=true → bytes; Banger-Log-Offset
+//	POST /sessions/{id}/signal        api.VMSignal
+//	GET  /files?path=                 one file's bytes; Banger-File-Mode: octal
+//	PUT  /files?path=&mode=&user=     one file's bytes, put in place by rename
+//	GET  /tree?path=                  a tar stream of path, its members named from its base name
+//	PUT  /tree?path=&user=            a tar stream unpacked below path, confined to it
+//	GET  /stat?path=                  Stat
+//	GET  /dial?port=N                 Upgrade: banger-raw, to 127.0.0.1:N (or ::1) in the guest
+//	GET  /ports                       []api.Port without Reach
+//	GET  /stats                       Stats
+//	POST /clock                       Clock
+//	POST /grow                        grows the file systems to their disks → Health
+//	POST /sync                        sync(2)
+//	POST /shutdown                    Shutdown; answers when synced, then ends the guest
+package agentapi
+
+import (
+	"time"
+
+	"banger/api"
+)
+
+// Health is the agent's word on the guest.
+type Health struct {
+	// Ready: the root is mounted and, beside systemd, is-system-running has settled.
+	Ready bool `json:"ready"`
+	// Waiting says what it is waiting for while Ready is false; Degraded lists units
+	// that failed though the guest counts as ready.
+	Waiting  string   `json:"waiting"`
+	Degraded []string `json:"degraded"`
+	// BootID changes with each boot of the guest, AgentID with each start of the agent.
+	BootID  string `json:"boot_id"`
+	AgentID string `json:"agent_id"`
+	Version string `json:"version"`
+	// Init is "systemd" or "none".
+	Init string `json:"init"`
+	// Personalised is false after every boot until a Personalise has succeeded.
+	Personalised bool  `json:"personalised"`
+	UptimeMS     int64 `json:"uptime_ms"`
+}
+
+// Personalise makes a guest the one machine that it is. Every step is idempotent;
+// an empty field leaves that step out. The order is that of the fields.
+type Personalise struct {
+	// Entropy is 64 random bytes or more: credited (RNDADDENTROPY), then reseeded (RNDRESEEDCRNG).
+	Entropy []byte `json:"entropy"`
+	// Time is the host's clock at sending.
+	Time      time.Time `json:"time"`
+	Hostname  string    `json:"hostname"`
+	MachineID string    `json:"machine_id"` // 32 hex digits
+	Network   *Network  `json:"network"`
+	// WorkDisk is formatted when blank, else checked and grown; then mounted.
+	WorkDisk *WorkDisk `json:"work_disk"`
+	// SSHHostKey is an OpenSSH private key (PEM, ed25519), SSHHostKeyPub its public line.
+	SSHHostKey    []byte `json:"ssh_host_key"`
+	SSHHostKeyPub string `json:"ssh_host_key_pub"`
+	// AuthorizedKeys are lines for root and for the image's user dev if it has one.
+	AuthorizedKeys []string `json:"authorized_keys"`
+}
+
+// Network is what the guest's one network device (eth0) gets, by netlink.
+type Network struct {
+	MAC string `json:"mac"`
+	// Address is in CIDR form: 172.30.0.5/16.
+	Address    string   `json:"address"`
+	Gateway    string   `json:"gateway"`
+	MTU        int      `json:"mtu"`
+	Resolvers  []string `json:"resolvers"`
+	SearchList []string `json:"search_list"`
+}
+
+// WorkDisk is the disk mounted at /root and /home.
+type WorkDisk struct {
+	// Device is its serial as set by the host: found as /sys/block/*/serial.
+	Device string `json:"device"`
+}
+
+// SessionStart starts a command that outlives this conversation and the agent.
+type SessionStart struct {
+	ID   string       `json:"id"` // "main", or [a-z0-9-]{1,63}
+	Exec api.ExecSpec `json:"exec"`
+}
+
+// Session is a long-lived command.
+type Session struct {
+	ID string `json:"id"`
+	// State is starting, running, exited or failed.
+	State     string     `json:"state"`
+	PID       int        `json:"pid"`
+	ExitCode  int        `json:"exit_code"`
+	Signal    string     `json:"signal"`
+	TimedOut  bool       `json:"timed_out"`
+	Error     *api.Error `json:"error"`
+	StartedAt time.Time  `json:"started_at"`
+	EndedAt   *time.Time `json:"ended_at"`
+	// Bytes written so far; offsets into the logs count from the start of the session.
+	StdoutBytes int64 `json:"stdout_bytes"`
+	StderrBytes int64 `json:"stderr_bytes"`
+}
+
+// Stat describes a path in the guest.
+type Stat struct {
+	Path string `json:"path"`
+	// Kind is file, dir, symlink or other.
+	Kind      string `json:"kind"`
+	Mode      uint32 `json:"mode"`
+	SizeBytes int64  `json:"size_bytes"`
+}
+
+// Stats are the guest's own figures.
+type Stats struct {
+	MemTotalBytes int64   `json:"mem_total_bytes"`
+	MemUsedBytes  int64   `json:"mem_used_bytes"`
+	NetRxBytes    int64   `json:"net_rx_bytes"`
+	NetTxBytes    int64   `json:"net_tx_bytes"`
+	Load1         float64 `json:"load1"`
+}
+
+// Clock sets the guest's clock to the host's; sent alone to keep it right.
+type Clock struct {
+	Time time.Time `json:"time"`
+}
+
+// Shutdown ends the guest.
+type Shutdown struct {
+	Reboot bool `json:"reboot"`
+	// TimeoutMS is how long services and commands may take to end before the agent
+	// syncs and powers off regardless.
+	TimeoutMS int64 `json:"timeout_ms"`
+}
+
+// FileModeHeader carries a file's permission bits, octal, on GET /files.
+const FileModeHeader = "Banger-File-Mode"
+
+// PortName is the virtio-serial port that carries the channel, as in
+// /sys/class/virtio-ports/*/name.
+const PortName = "banger.agent"
+
+// Disk serials, as given by the host and found in /sys/block/*/serial.
+const (
+	SerialRoot    = "banger-root"
+	SerialModules = "banger-modules"
+	SerialWork    = "banger-work"
+)
+
+// Kernel command-line parameters that the agent reads.
+const (
+	// ParamInit is "systemd" or "none": what PID 1 becomes. Absent: found by looking at the root.
+	ParamInit = "banger.init"
+)

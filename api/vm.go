@@ -1,0 +1,216 @@
+package api
+
+import "time"
+
+// State is where a VM is in its life.
+//
+//	            create
+//	              │
+//	              ▼    start            agent answers: Ready becomes true
+//	┌──────── stopped ──────▶ starting ──────▶ running ─┐
+//	│           ▲  ▲              │ fails          │    │ stop, kill, guest's poweroff
+//	│           │  └──────────────┘                ▼    │
+//	│           └───────────────────────────── stopping ◀┘
+//	└─ delete ─▶ deleting ─▶ (no row)
+type State string
+
+// The states.
+const (
+	StateStopped  State = "stopped"  // no process; disks are there
+	StateStarting State = "starting" // a start is under way
+	StateRunning  State = "running"  // its VMM runs; see VM.Ready for the guest
+	StateStopping State = "stopping" // a stop is under way
+	StateDeleting State = "deleting" // being removed; finished at the next daemon start if cut off
+)
+
+// NetKind is how a VM is connected.
+type NetKind string
+
+// The kinds of network.
+const (
+	NetBridge NetKind = "bridge" // a tap on banger's bridge, its own address, NAT; needs root
+	NetUser   NetKind = "user"   // user-mode networking, outgoing only; needs no root
+	NetNone   NetKind = "none"   // no network device at all; exec, cp, ssh and port-forward still work
+)
+
+// VMSpec is what a user asks for. Zero values mean "the default" in a request
+// and are filled in before the spec is stored.
+type VMSpec struct {
+	// Image and Kernel are names or digests (sha256, or a prefix of at least 12).
+	Image  string `json:"image"`
+	Kernel string `json:"kernel"`
+	// CPUs is the number of virtual CPUs, 1 to 64.
+	CPUs int `json:"cpus"`
+	// MemoryBytes is the guest's memory, a multiple of 1 MiB, at least 64 MiB.
+	MemoryBytes int64 `json:"memory_bytes"`
+	// DiskBytes is the size of the work disk at /root and /home, at least 64 MiB.
+	DiskBytes int64 `json:"disk_bytes"`
+	// RootBytes is the size of the root disk, at least the image's size.
+	RootBytes int64   `json:"root_bytes"`
+	Net       NetKind `json:"net"`
+	// Labels are the user's own; keys of 1 to 63 and values of up to 255 bytes.
+	Labels map[string]string `json:"labels"`
+	// AutoRemove deletes the VM as soon as its main command has ended or, when
+	// it has none, as soon as it has stopped.
+	AutoRemove bool `json:"auto_remove"`
+}
+
+// VMRuntime is what banger has decided for a VM. It is durable (SQLite), and
+// everything in it is intent or can be derived. What is true at this moment
+// (process ids, tap devices) is VMHandles, which is never stored here.
+type VMRuntime struct {
+	ImageDigest  string `json:"image_digest"`  // sha256, set at create
+	KernelDigest string `json:"kernel_digest"` // sha256, set at create
+	Hypervisor   string `json:"hypervisor"`    // "qemu"
+	Accel        string `json:"accel"`         // "kvm" or "tcg"; set at each start
+	GuestIP      string `json:"guest_ip"`      // dotted quad; empty for NetNone
+	MAC          string `json:"mac"`           // locally administered; empty for NetNone
+	DNSName      string `json:"dns_name"`      // NAME.vm
+	VMDir        string `json:"vm_dir"`
+	APISockPath  string `json:"api_sock_path"` // the VMM's control socket
+	VSockPath    string `json:"vsock_path"`    // the agent channel's socket
+	VSockCID     uint32 `json:"vsock_cid"`     // 0 where the hypervisor has no vsock
+	LogPath      string `json:"log_path"`      // the console's log
+	MetricsPath  string `json:"metrics_path"`  // empty where the hypervisor writes none
+	// SystemOverlay and WorkDiskPath are the copy-on-write root and the work disk.
+	SystemOverlay string `json:"system_overlay"`
+	WorkDiskPath  string `json:"work_disk_path"`
+	// UID is the host uid that the VMM runs under; 0 means the daemon's own.
+	UID int `json:"uid"`
+	// SSHHostKey is the guest's public host key as in known_hosts: "ssh-ed25519 AAAA…".
+	SSHHostKey string `json:"ssh_host_key"`
+	// MachineID is the guest's /etc/machine-id, 32 hex digits.
+	MachineID string `json:"machine_id"`
+}
+
+// Failure is why a VM or a command did not do what was asked, kept until delete.
+type Failure struct {
+	Code    Code      `json:"code"`
+	Message string    `json:"message"`
+	At      time.Time `json:"at"`
+	// ConsoleTail is the end of the guest's console where that helps to see why.
+	ConsoleTail string `json:"console_tail,omitempty"`
+}
+
+// MainCommand is the record of the command that `run` gave to the VM.
+type MainCommand struct {
+	Argv      []string   `json:"argv"`
+	StartedAt time.Time  `json:"started_at"`
+	EndedAt   *time.Time `json:"ended_at"` // null while it runs
+	ExitCode  *int       `json:"exit_code"`
+	// Signal is the signal's name without SIG where one ended it: "KILL".
+	Signal   string `json:"signal,omitempty"`
+	TimedOut bool   `json:"timed_out,omitempty"`
+	// Error says why it has no exit code though it is over: the VM stopped, it was never found.
+	Error string `json:"error,omitempty"`
+}
+
+// VM is one machine.
+type VM struct {
+	// ID is twelve characters of a-z and 2-7, chosen by the daemon, never used again.
+	ID string `json:"id"`
+	// Name is a DNS label, unique among the VMs of one daemon.
+	Name string `json:"name"`
+	// ClientID is the caller's own key that makes create idempotent; may be empty.
+	ClientID string `json:"client_id"`
+	State    State  `json:"state"`
+	// Ready is true from the moment that the guest's agent has said so until the VM ends.
+	Ready   bool      `json:"ready"`
+	Spec    VMSpec    `json:"spec"`
+	Runtime VMRuntime `json:"runtime"`
+	// Pending is the part of Spec that the running VM does not have yet; it takes
+	// effect at the next start. Empty when there is none.
+	Pending []string     `json:"pending"`
+	Main    *MainCommand `json:"main"`
+	// LastError is kept until the VM has started once more or is deleted.
+	LastError *Failure   `json:"last_error"`
+	CreatedAt time.Time  `json:"created_at"`
+	StartedAt *time.Time `json:"started_at"`
+	ReadyAt   *time.Time `json:"ready_at"`
+	StoppedAt *time.Time `json:"stopped_at"`
+	// StopReason is why it is not running: "requested", "killed", "guest poweroff",
+	// "vmm exited", "host restarted", …; empty while it runs.
+	StopReason string `json:"stop_reason"`
+}
+
+// VMCreate is POST /v1/vms. The VM is made but not started.
+type VMCreate struct {
+	Name     string `json:"name"`      // empty: one is made up
+	ClientID string `json:"client_id"` // empty: not idempotent
+	Spec     VMSpec `json:"spec"`
+	// Start asks for the VM to be started in the same operation.
+	Start bool `json:"start"`
+}
+
+// VMUpdate is PATCH /v1/vms/{ref}; a null field stays as it is. Disks only grow.
+type VMUpdate struct {
+	CPUs        *int   `json:"cpus"`
+	MemoryBytes *int64 `json:"memory_bytes"`
+	DiskBytes   *int64 `json:"disk_bytes"`
+	RootBytes   *int64 `json:"root_bytes"`
+	// Labels are merged into those the VM has; an empty value removes the label.
+	Labels map[string]string `json:"labels"`
+}
+
+// VMStop is POST /v1/vms/{ref}/stop and …/restart.
+type VMStop struct {
+	// TimeoutMS is how long the guest may take before it is forced; 0 means 10 s.
+	TimeoutMS int64 `json:"timeout_ms"`
+}
+
+// VMSignal is POST /v1/vms/{ref}/signal: to the main command.
+type VMSignal struct {
+	Signal string `json:"signal"` // "TERM", "SIGTERM" or "15"
+}
+
+// VMReset is POST /v1/vms/{ref}/reset: a fresh root disk, the work disk stays.
+type VMReset struct {
+	RootBytes int64 `json:"root_bytes"` // 0: as it was
+}
+
+// VMStats is what a VM uses. Counters start at 0 with each start of the VM.
+type VMStats struct {
+	VMID string `json:"vm_id"`
+	Name string `json:"name"`
+	// CPUMS is CPU time that the VMM has used, guest included.
+	CPUMS int64 `json:"cpu_ms"`
+	// RSSBytes is the VMM's resident memory, guest included.
+	RSSBytes       int64 `json:"rss_bytes"`
+	DiskReadBytes  int64 `json:"disk_read_bytes"`
+	DiskWriteBytes int64 `json:"disk_write_bytes"`
+	// DiskUsedBytes is what the VM's own disks take on the host.
+	DiskUsedBytes int64 `json:"disk_used_bytes"`
+	// NetRxBytes and NetTxBytes are seen from the guest.
+	NetRxBytes int64 `json:"net_rx_bytes"`
+	NetTxBytes int64 `json:"net_tx_bytes"`
+	// Guest figures are from the agent; zero when it does not answer.
+	GuestMemTotalBytes int64     `json:"guest_mem_total_bytes"`
+	GuestMemUsedBytes  int64     `json:"guest_mem_used_bytes"`
+	At                 time.Time `json:"at"`
+}
+
+// Port is something that listens in the guest.
+type Port struct {
+	Port     int    `json:"port"`
+	Protocol string `json:"protocol"` // "tcp" or "udp"
+	Address  string `json:"address"`  // what it is bound to: "0.0.0.0", "127.0.0.1", "::"
+	Process  string `json:"process"`  // its program's name, empty if unknown
+	// Reach is how to reach it from this host: "10.88.0.5:80", or a banger command.
+	Reach string `json:"reach"`
+}
+
+// WaitResult is the answer of GET /v1/vms/{ref}/wait.
+type WaitResult struct {
+	// Condition is what was waited for: "exit", "ready", "stopped", "port:N".
+	Condition string       `json:"condition"`
+	VM        VM           `json:"vm"`
+	Main      *MainCommand `json:"main"`
+}
+
+// PruneResult lists what a prune removed (or, in a dry run, would remove).
+type PruneResult struct {
+	VMs            []string `json:"vms"`
+	Images         []string `json:"images"`
+	Kernels        []string `json:"kernels"`
+	ReclaimedBytes int64    `json:"reclaimed_bytes"`
+}

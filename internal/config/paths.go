@@ -1,0 +1,76 @@
+package config
+
+import "path/filepath"
+
+// Paths gives every file and directory that banger keeps, from three roots. Nothing
+// else in banger joins file names.
+type Paths struct {
+	// State holds all that must survive a reboot: /var/lib/banger for root, else
+	// $XDG_STATE_HOME/banger.
+	State string
+	// Runtime holds bangerd.sock and nothing else: /run/banger, else $XDG_RUNTIME_DIR/banger.
+	Runtime string
+	// Config holds config.toml: /etc/banger, else $XDG_CONFIG_HOME/banger.
+	Config string
+	// SSH holds the user's key for guests and known_hosts (0700).
+	SSH string
+}
+
+func (p Paths) Socket() string     { return filepath.Join(p.Runtime, "bangerd.sock") }
+func (p Paths) ConfigFile() string { return filepath.Join(p.Config, "config.toml") }
+func (p Paths) Database() string   { return filepath.Join(p.State, "banger.db") }
+func (p Paths) DaemonLog() string  { return filepath.Join(p.State, "bangerd.log") }
+
+// Lock is held by the one daemon of this state directory for as long as it runs.
+func (p Paths) Lock() string { return filepath.Join(p.State, "bangerd.lock") }
+
+// AccelVerdict keeps what the KVM probe found, stamped with the host's boot id.
+func (p Paths) AccelVerdict() string { return filepath.Join(p.State, "accel.json") }
+
+// Images, Kernels and Initramfs hold sealed objects in directories named by digest.
+func (p Paths) Images() string    { return filepath.Join(p.State, "images") }
+func (p Paths) Kernels() string   { return filepath.Join(p.State, "kernels") }
+func (p Paths) Initramfs() string { return filepath.Join(p.State, "initramfs") }
+
+// Temp is for half-made objects: same file system as the sealed ones, emptied at each start.
+func (p Paths) Temp() string { return filepath.Join(p.State, "tmp") }
+
+// VMs holds a directory per VM.
+func (p Paths) VMs() string { return filepath.Join(p.State, "vms") }
+
+// VM is the paths of one VM. Its directory belongs to the daemon; Private within it to the VMM.
+func (p Paths) VM(id string) VMPaths { return VMPaths{Dir: filepath.Join(p.VMs(), id)} }
+
+func (p Paths) SSHKey() string     { return filepath.Join(p.SSH, "id_ed25519") }
+func (p Paths) KnownHosts() string { return filepath.Join(p.SSH, "known_hosts") }
+
+// SSHConfig is what `ssh-config --install` includes into the user's own.
+func (p Paths) SSHConfig() string { return filepath.Join(p.SSH, "config") }
+
+// VMPaths are the files of one VM. Sockets have one-letter names, since a socket's path
+// may have 107 bytes only.
+type VMPaths struct {
+	// Dir belongs to the daemon (0711 where VMMs have uids of their own, else 0700).
+	Dir string
+}
+
+// Handles is the scratch record of what is true now: processes and devices.
+func (v VMPaths) Handles() string { return filepath.Join(v.Dir, "handles.json") }
+
+// MainLog and MainIndex are the main command's output and the times of its parts.
+func (v VMPaths) MainLog() string   { return filepath.Join(v.Dir, "main.log") }
+func (v VMPaths) MainIndex() string { return filepath.Join(v.Dir, "main.idx") }
+
+// HostKey is the guest's ssh host key, made by the daemon (0600).
+func (v VMPaths) HostKey() string { return filepath.Join(v.Dir, "ssh_host_ed25519_key") }
+
+// Private belongs to the VMM's uid (0700).
+func (v VMPaths) Private() string { return filepath.Join(v.Dir, "v") }
+
+func (v VMPaths) ControlSocket() string { return filepath.Join(v.Private(), "q") }
+func (v VMPaths) AgentSocket() string   { return filepath.Join(v.Private(), "a") }
+func (v VMPaths) NetSocket() string     { return filepath.Join(v.Private(), "n") }
+func (v VMPaths) Console() string       { return filepath.Join(v.Private(), "console.log") }
+func (v VMPaths) VMMLog() string        { return filepath.Join(v.Private(), "vmm.log") }
+func (v VMPaths) RootDisk() string      { return filepath.Join(v.Private(), "root") }
+func (v VMPaths) WorkDisk() string      { return filepath.Join(v.Private(), "work") }
