@@ -1,0 +1,4 @@
+package fake
+
+// processes implements host.Processes.
+type processes struct{}

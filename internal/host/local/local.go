@@ -1,0 +1,13 @@
+// Package local is the real machine: it owns every use of os/exec, pidfds,
+// netlink and nft on the host's side. Only daemon, which builds it once, and tests import it.
+package local
+
+// Host is the machine that banger runs on. Its two parts hold no state that
+// outlives a call except the children that this process must reap.
+type Host struct {
+	processes // process*.go
+	networks  // network*.go
+}
+
+// New returns the machine. It touches nothing yet.
+func New() *Host { return &Host{} }
