@@ -18,7 +18,7 @@
 //	PUT  /files?path=&mode=&user=     one file's bytes, put in place by rename
 //	GET  /tree?path=                  a tar stream of path, its members named from its base name
 //	PUT  /tree?path=&user=            a tar stream unpacked below path, confined to it
-//	GET  /stat?path=                  Stat
+//	GET  /stat?path=                  api.FileStat
 //	GET  /dial?port=N                 Upgrade: banger-raw, to 127.0.0.1:N (or ::1) in the guest
 //	GET  /ports                       []api.Port without Reach
 //	GET  /stats                       Stats
@@ -110,15 +110,6 @@ type Session struct {
 	// Bytes written so far; offsets into the logs count from the start of the session.
 	StdoutBytes int64 `json:"stdout_bytes"`
 	StderrBytes int64 `json:"stderr_bytes"`
-}
-
-// Stat describes a path in the guest.
-type Stat struct {
-	Path string `json:"path"`
-	// Kind is file, dir, symlink or other.
-	Kind      string `json:"kind"`
-	Mode      uint32 `json:"mode"`
-	SizeBytes int64  `json:"size_bytes"`
 }
 
 // Stats are the guest's own figures.
