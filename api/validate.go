@@ -1,0 +1,130 @@
+package api
+
+import (
+	"regexp"
+	"strings"
+)
+
+// Limits of a spec. Upper bounds of memory and disk depend on the host and are checked there.
+const (
+	MaxCPUs        = 64
+	MinMemoryBytes = 64 << 20
+	MinDiskBytes   = 64 << 20
+	// MaxDiskBytes is ext4's limit with 4 KiB blocks, 16 TiB: a disk is thin, so a large one costs nothing.
+	MaxDiskBytes  = 16 << 40
+	maxLabels     = 64
+	maxLabelKey   = 63
+	maxLabelValue = 255
+)
+
+// A DNS label (RFC 1123): VM names become host names.
+var dnsLabel = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+var labelKey = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$`)
+
+// An object's name: what files and command lines carry without quoting.
+var objectName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
+
+// ValidateName checks a VM's name.
+func ValidateName(name string) error {
+	if !dnsLabel.MatchString(name) {
+		return Errorf(CodeInvalid, "%q is no name for a VM: use 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit", name)
+	}
+	return nil
+}
+
+// ValidateObjectName checks the name of an image or a kernel.
+func ValidateObjectName(name string) error {
+	if !objectName.MatchString(name) {
+		return Errorf(CodeInvalid, "%q is no name for an image or kernel: use 1 to 63 of a-z, 0-9, '.', '_' and '-'", name)
+	}
+	return nil
+}
+
+// Validate checks what can be checked without knowing the host. Zero fields are
+// allowed: they stand for the defaults.
+func (s VMSpec) Validate() error {
+	if s.CPUs < 0 || s.CPUs > MaxCPUs {
+		return Errorf(CodeInvalid, "cpus is %d: give 1 to %d", s.CPUs, MaxCPUs)
+	}
+	if s.MemoryBytes != 0 && s.MemoryBytes < MinMemoryBytes {
+		return Errorf(CodeInvalid, "memory is %d bytes: give at least 64M", s.MemoryBytes)
+	}
+	if s.MemoryBytes%(1<<20) != 0 {
+		return Errorf(CodeInvalid, "memory is %d bytes: give a multiple of 1M", s.MemoryBytes)
+	}
+	if err := validateDisk("disk size", s.DiskBytes); err != nil {
+		return err
+	}
+	if err := validateDisk("root size", s.RootBytes); err != nil {
+		return err
+	}
+	switch s.Net {
+	case "", NetBridge, NetUser, NetNone:
+	default:
+		return Errorf(CodeInvalid, "net is %q: give bridge, user or none", s.Net)
+	}
+	return validateLabels(s.Labels)
+}
+
+func validateDisk(what string, bytes int64) error {
+	switch {
+	case bytes == 0:
+		return nil
+	case bytes < MinDiskBytes || bytes > MaxDiskBytes:
+		return Errorf(CodeInvalid, "%s is %d bytes: give 64M to 16T", what, bytes)
+	case bytes%(1<<20) != 0:
+		return Errorf(CodeInvalid, "%s is %d bytes: give a multiple of 1M", what, bytes)
+	}
+	return nil
+}
+
+func validateLabels(labels map[string]string) error {
+	if len(labels) > maxLabels {
+		return Errorf(CodeInvalid, "%d labels: give at most %d", len(labels), maxLabels)
+	}
+	for k, v := range labels {
+		if len(k) > maxLabelKey || !labelKey.MatchString(k) {
+			return Errorf(CodeInvalid, "%q is no key for a label: use 1 to %d letters, digits, '.', '_', '/' and '-'", k, maxLabelKey)
+		}
+		if len(v) > maxLabelValue || strings.ContainsAny(v, "\x00\n") {
+			return Errorf(CodeInvalid, "the value of label %q is too long (over %d bytes) or has a line break", k, maxLabelValue)
+		}
+	}
+	return nil
+}
+
+// Validate checks the request before anything is reserved.
+func (c VMCreate) Validate() error {
+	if c.Name != "" {
+		if err := ValidateName(c.Name); err != nil {
+			return err
+		}
+	}
+	if len(c.ClientID) > 128 {
+		return Errorf(CodeInvalid, "the client id has %d bytes: give at most 128", len(c.ClientID))
+	}
+	return c.Spec.Validate()
+}
+
+// Validate checks a command before it is sent to a guest.
+func (e ExecSpec) Validate() error {
+	if len(e.Argv) == 0 || e.Argv[0] == "" {
+		return Errorf(CodeInvalid, "no command given").WithHint("banger exec NAME -- COMMAND")
+	}
+	for _, kv := range e.Env {
+		if k, _, ok := strings.Cut(kv, "="); !ok || k == "" || strings.Contains(kv, "\x00") {
+			return Errorf(CodeInvalid, "an environment entry is not KEY=VALUE")
+		}
+	}
+	if e.Cwd != "" && !strings.HasPrefix(e.Cwd, "/") {
+		return Errorf(CodeInvalid, "working directory %q is not absolute", e.Cwd)
+	}
+	if e.TimeoutMS < 0 {
+		return Errorf(CodeInvalid, "timeout is negative")
+	}
+	if e.OutputLimitBytes < 0 || e.OutputLimitBytes > 64<<20 {
+		return Errorf(CodeInvalid, "output limit is %d bytes: give at most 64M", e.OutputLimitBytes)
+	}
+	return nil
+}
