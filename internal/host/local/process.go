@@ -1,4 +1,114 @@
 package local
 
-// processes implements host.Processes.
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"banger/api"
+	"banger/internal/host"
+)
+
+// processes implements host.Processes. Its zero value is ready.
 type processes struct{}
+
+// Spawn starts a process in a session of its own. It is reaped by us while we
+// live and by init after that; nothing we do later ends it.
+func (ps processes) Spawn(c host.Command) (host.Process, error) {
+	cmd, err := ps.command(c)
+	if err != nil {
+		return host.Process{}, err
+	}
+	cmd.SysProcAttr.Setsid = true
+	cmd.ExtraFiles = c.Files
+	if c.LogPath != "" {
+		log, err := openLog(c.LogPath)
+		if err != nil {
+			return host.Process{}, fmt.Errorf("cannot open the log of %s: %w", c.Path, err)
+		}
+		defer log.Close()
+		cmd.Stdout, cmd.Stderr = log, log
+	}
+	if err := cmd.Start(); err != nil {
+		return host.Process{}, fmt.Errorf("cannot start %s: %w", c.Path, err)
+	}
+	// Not reaped before this function has read what it must, so the pid is surely the child's.
+	p, err := ps.born(cmd.Process.Pid, c.OOMScoreAdj)
+	if err != nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return host.Process{}, err
+	}
+	go func() { _ = cmd.Wait() }()
+	return p, nil
+}
+
+// born reads a new child's start time and sets what can only be set from outside.
+func (processes) born(pid, oom int) (host.Process, error) {
+	st, err := readStat(pid)
+	if err != nil {
+		return host.Process{}, fmt.Errorf("cannot identify the new process: %w", err)
+	}
+	if oom != 0 && st.state != 'Z' {
+		path := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
+		err := os.WriteFile(path, fmt.Appendf(nil, "%d", oom), 0)
+		// Lowering it needs CAP_SYS_RESOURCE: without that the process is only a more likely victim.
+		if err != nil && !errors.Is(err, os.ErrPermission) {
+			return host.Process{}, fmt.Errorf("cannot set oom_score_adj: %w", err)
+		}
+	}
+	return host.Process{PID: pid, StartTime: st.start}, nil
+}
+
+// command builds what Spawn and Run have in common.
+func (ps processes) command(c host.Command) (*exec.Cmd, error) {
+	path, err := ps.LookPath(c.Path)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(path, c.Args...)
+	cmd.Dir = c.Dir
+	cmd.Env = c.Env
+	if cmd.Env == nil {
+		cmd.Env = plainEnv()
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	cmd.SysProcAttr.Credential, err = credential(c.UID, c.GID)
+	return cmd, err
+}
+
+// credential is nil where the process runs as we do.
+func credential(uid, gid int) (*syscall.Credential, error) {
+	if (uid == 0 || uid == os.Geteuid()) && (gid == 0 || gid == os.Getegid()) {
+		return nil, nil
+	}
+	if uid < 0 || gid < 0 || uid == 0 || gid == 0 {
+		// Half a change of identity would leave the child in group root.
+		return nil, api.Errorf(api.CodeInternal, "cannot run under uid %d and gid %d: both must be positive", uid, gid)
+	}
+	// Go calls setgroups with this empty list, so no supplementary group stays.
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), Groups: []uint32{}}, nil
+}
+
+// openLog opens a log for appending. Its directory may belong to a less trusted
+// uid, so nothing but a plain file with one name is accepted (trap 37).
+func openLog(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
+		unix.Close(fd)
+		return nil, fmt.Errorf("%s is not a plain file", path)
+	}
+	if err := unix.SetNonblock(fd, false); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
