@@ -1,0 +1,132 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+
+	"banger/api"
+)
+
+// request is one call. Body, if set, is sent as JSON; Stream as it is.
+type request struct {
+	method string
+	path   string
+	query  url.Values
+	body   any
+	stream io.Reader
+	header http.Header
+}
+
+// do sends r and returns an answer that is a success; any other becomes an *api.Error.
+// The caller closes the answer's body.
+func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
+	req, err := r.build(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.callError(ctx, err)
+	}
+	c.compareVersions(resp.Header)
+	if resp.StatusCode >= 300 {
+		defer resp.Body.Close()
+		return nil, c.answerError(resp)
+	}
+	return resp, nil
+}
+
+func (r request) build(ctx context.Context) (*http.Request, error) {
+	body := r.stream
+	if r.body != nil {
+		data, err := json.Marshal(r.body)
+		if err != nil {
+			return nil, api.Errorf(api.CodeInternal, "cannot encode request: %w", err)
+		}
+		body = bytes.NewReader(data)
+	}
+	u := url.URL{Scheme: "http", Host: "banger", Path: r.path, RawQuery: r.query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), body)
+	if err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "cannot make request: %w", err)
+	}
+	for k, v := range r.header {
+		req.Header[k] = v
+	}
+	if r.body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	return req, nil
+}
+
+// call sends r and decodes the answer into a T.
+func call[T any](ctx context.Context, c *Client, r request) (T, error) {
+	var out T
+	resp, err := c.do(ctx, r)
+	if err != nil {
+		return out, err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+		return out, c.callError(ctx, fmt.Errorf("cannot read the daemon's answer: %w", err))
+	}
+	return out, nil
+}
+
+// callNone sends r; the answer has no body.
+func (c *Client) callNone(ctx context.Context, r request) error {
+	resp, err := c.do(ctx, r)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
+// lines sends r and hands each JSON line of the answer to fn until it ends or fn fails.
+func lines[T any](ctx context.Context, c *Client, r request, fn func(T) error) error {
+	resp, err := c.do(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	for {
+		// An error in the middle of a stream comes as the object that it would be otherwise.
+		var line struct {
+			raw json.RawMessage
+		}
+		switch err := dec.Decode(&line.raw); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return c.callError(ctx, err)
+		}
+		if e := streamError(line.raw); e != nil {
+			return e
+		}
+		var v T
+		if err := json.Unmarshal(line.raw, &v); err != nil {
+			return c.callError(ctx, err)
+		}
+		if err := fn(v); err != nil {
+			return err
+		}
+	}
+}
+
+// vmPath is the path of a VM, or of something of it. The reference is escaped by url.URL.
+func vmPath(ref string, rest ...string) string { return objectPath("/v1/vms/", ref, rest...) }
+
+func objectPath(kind, ref string, rest ...string) string {
+	p := kind + ref
+	for _, r := range rest {
+		p += "/" + r
+	}
+	return p
+}
