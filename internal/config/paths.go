@@ -2,6 +2,13 @@ package config
 
 import "path/filepath"
 
+// SystemState and SystemRuntime are root's directories, where a user who looks for
+// root's machines is sent.
+const (
+	SystemState   = "/var/lib/banger"
+	SystemRuntime = "/run/banger"
+)
+
 // Paths gives every file and directory that banger keeps, from three roots. Nothing
 // else in banger joins file names.
 type Paths struct {
