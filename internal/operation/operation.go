@@ -21,8 +21,11 @@ var ErrCancelled = api.Errorf(api.CodeCancelled, "cancelled")
 // steps run one after the other.
 type Operation struct {
 	registry *Registry
-	cancel   context.CancelCauseFunc
-	done     chan struct{}
+	// id, kind and vmID never change.
+	id, kind, vmID string
+
+	cancel context.CancelCauseFunc
+	done   chan struct{}
 
 	// mu protects the following; registry.mu may be taken while it is held, never the other way round.
 	mu      sync.Mutex
@@ -40,7 +43,7 @@ type undoStep struct {
 const undoTime = 30 * time.Second
 
 // ID names the operation.
-func (o *Operation) ID() string { return o.state.ID }
+func (o *Operation) ID() string { return o.id }
 
 // Step runs fn as a named step. When the operation is cancelled the next step does not begin.
 func (o *Operation) Step(ctx context.Context, name string, fn func(context.Context) error) error {

@@ -34,19 +34,20 @@ func NewRegistry(now func() time.Time, newID func() string, log *slog.Logger) *R
 // it early. vmID is empty for work that is on no VM.
 func (r *Registry) Start(kind, vmID string, fn func(context.Context, *Operation) error) *Operation {
 	ctx, cancel := context.WithCancelCause(context.Background())
+	id := r.newID()
 	o := &Operation{
-		registry: r, cancel: cancel, done: make(chan struct{}), changed: make(chan struct{}),
+		registry: r, id: id, kind: kind, vmID: vmID, cancel: cancel, done: make(chan struct{}), changed: make(chan struct{}),
 		state: api.Operation{
-			ID: r.newID(), Kind: kind, VMID: vmID, State: api.OperationRunning, StartedAt: r.now(),
+			ID: id, Kind: kind, VMID: vmID, State: api.OperationRunning, StartedAt: r.now(),
 			Steps: []api.OperationStep{}, Warnings: []string{},
 		},
 	}
 	r.mu.Lock()
-	r.byID[o.state.ID] = o
-	r.order = append(r.order, o.state.ID)
+	r.byID[id] = o
+	r.order = append(r.order, id)
 	r.forgetOldest()
 	r.mu.Unlock()
-	r.log.Info("operation begins", "operation", o.ID(), "kind", kind, "vm", vmID)
+	r.log.Info("operation begins", "operation", id, "kind", kind, "vm", vmID)
 	r.wg.Go(func() { o.run(ctx, fn) })
 	return o
 }
@@ -74,6 +75,17 @@ func (r *Registry) List() []api.Operation {
 		out = append(out, o.Snapshot())
 	}
 	return out
+}
+
+// CancelStarts cancels the starts of a VM that are under way: its "vm.start" and "vm.restart".
+func (r *Registry) CancelStarts(vmID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, o := range r.byID {
+		if o.vmID == vmID && (o.kind == "vm.start" || o.kind == "vm.restart") {
+			o.Cancel()
+		}
+	}
 }
 
 // Close cancels what still runs and waits until it has been undone.
