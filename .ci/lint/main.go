@@ -52,6 +52,7 @@ func linters() []*analysis.Analyzer {
 	add("sortslice and reflectvaluecompare: calls that compile and panic or lie", sortslice.Analyzer, reflectvaluecompare.Analyzer)
 	add("nolint: silencing needs a reason that the next reader can check", nolintReason)
 	add("noinit: nothing happens before main, nothing is registered behind the reader's back", noInit)
+	add("globals: time, ids and state come in through a struct, or two tests disturb each other", noMutableGlobals)
 	add("unused: dead code is read, tested and mended for nothing", unusedAnalyzer)
 	return all
 }

@@ -1,0 +1,92 @@
+package archtest
+
+// anyone are the packages that everybody may import; they import none of ours, except
+// where rules says so.
+var anyone = []string{
+	"internal/config", "internal/keylock", "internal/frame", "internal/frame/link", "internal/durable",
+}
+
+// parts is the layer below template: each owns one noun.
+var parts = []string{
+	"internal/hypervisor/...", "internal/disk/...", "internal/network/...", "internal/guest/...",
+	"internal/store", "internal/operation",
+}
+
+// below is what vm, image and doctor stand on.
+var below = append([]string{"internal/template", "internal/host", "api", "api/agentapi"}, parts...)
+
+// rule says what the packages that match a pattern may import of ours, beyond anyone
+// and what lies in their own folder.
+type rule struct {
+	pkg string
+	may []string
+	why string
+}
+
+// rules is read from the top; the first match counts. A package without a rule fails the test.
+var rules = []rule{
+	{"api", nil, "the wire has no dependencies, so that any program can be its client"},
+	{"api/agentapi", []string{"api"}, "the wire between daemon and agent speaks of the same nouns"},
+	{"client", []string{"api"}, "a client knows the wire and nothing behind it"},
+
+	{"internal/frame", []string{"api"}, "control frames carry api.Control"},
+	{"internal/frame/link", nil, "a record layer carries bytes"},
+	{"internal/config", nil, "paths and defaults are needed by everybody, so they need nobody"},
+	{"internal/keylock", nil, "a lock knows nothing of what it locks"},
+	{"internal/durable", nil, "writing a file so that it survives a power cut knows nothing of what is in it"},
+
+	{"internal/host", []string{"api"}, "the door to the machine holds no policy"},
+	{"internal/host/...", []string{"internal/host", "api"}, "the door to the machine holds no policy"},
+
+	{"internal/hypervisor/fake", []string{"internal/hypervisor", "internal/host", "internal/agent", "api", "api/agentapi"},
+		"the fake serves the real agent code, so that scenario scripts test what guests run"},
+	{"internal/hypervisor/hypervisortest", []string{"internal/hypervisor", "internal/host", "internal/agent", "internal/guest", "api", "api/agentapi"},
+		"the conformance suite talks to a real agent"},
+	{"internal/hypervisor/...", []string{"internal/hypervisor", "internal/host", "api", "api/agentapi"}, "a hypervisor runs what it is given; it decides nothing"},
+	{"internal/disk/...", []string{"internal/host", "api"}, "a disk does not know whose it is"},
+	{"internal/network/...", []string{"internal/host", "api"}, "the network is told its wanted state"},
+	{"internal/guest/...", []string{"internal/host", "api", "api/agentapi"}, "the conversation with a guest needs a connection, not a VM"},
+	{"internal/store", []string{"api"}, "intent is stored; what is true on the host never is"},
+	{"internal/operation", []string{"api"}, "a piece of work does not know what it works on"},
+
+	{"internal/template", below, "a template is made of parts"},
+	{"internal/image/...", below, "images are made on the host and recorded"},
+	{"internal/doctor", below, "doctor asks each part about itself and changes nothing"},
+	{"internal/vm/...", append([]string{"internal/image"}, below...), "the order of things is decided here, from the parts"},
+	{"internal/server/...", append([]string{"internal/vm", "internal/image", "internal/doctor"}, below...), "HTTP in front of the nouns; no behaviour of its own"},
+	{"internal/daemon", append([]string{"internal/server", "internal/vm", "internal/image/...", "internal/doctor", "internal/host/local"}, below...),
+		"the wiring builds each part once, so it alone knows them all"},
+
+	{"internal/cli/...", []string{"client", "api"}, "the command line decides nothing about VMs: what it can do, any client can"},
+	{"internal/agent/...", []string{"api", "api/agentapi"}, "the guest's side shares the wire with the host's and nothing else"},
+	{"internal/archtest", nil, "it reads, it is not part of the program"},
+
+	{"cmd/banger", []string{"internal/cli"}, "main is ten lines"},
+	{"cmd/bangerd", []string{"internal/daemon"}, "main is ten lines"},
+	{"cmd/banger-agent", []string{"internal/agent"}, "main is ten lines"},
+
+	{"test/...", []string{"..."}, "tests stand outside and may look at everything"},
+}
+
+// doors are imports that only some of ours may have.
+var doors = []rule{
+	{"os/exec", []string{"internal/host/...", "client", "internal/cli", "internal/agent/...", "test/..."},
+		"host starts processes; client starts bangerd, cli runs ssh, the agent is another machine"},
+	{"github.com/vishvananda/netlink", []string{"internal/host/...", "internal/agent/...", "test/..."}, "only host changes the host's network"},
+	{"github.com/vishvananda/netns", []string{"test/..."}, "banger itself lives in one network namespace"},
+	{"github.com/google/nftables", nil, "rules go through host.ApplyRules, as text that people can read"},
+	{"database/sql", []string{"internal/store"}, "SQL is in store and nowhere else"},
+	{"modernc.org/sqlite", []string{"internal/store"}, "the driver's errors are mapped once"},
+	{"github.com/spf13/cobra", []string{"internal/cli/...", "cmd/banger"}, "flags are the command line's matter"},
+	{"internal/hypervisor/fake", []string{"test/..."}, "no user can ever be given a machine that is none"},
+	{"internal/host/fake", []string{"test/..."}, "no user can ever be given a host that is none"},
+	{"internal/hypervisor/hypervisortest", nil, "a conformance suite belongs to tests"},
+	{"internal/disk/disktest", nil, "a conformance suite belongs to tests"},
+}
+
+// mounting is the list of system calls that only a host or an agent may make.
+var mounting = rule{"", []string{"internal/host/...", "internal/agent/...", "test/..."},
+	"the host never mounts what a guest can write, so nothing but host can mount at all"}
+
+// nameless are folder names that say nothing and attract everything.
+var nameless = []string{"util", "utils", "common", "manager", "helpers", "misc", "shared"}
