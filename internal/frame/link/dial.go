@@ -1,0 +1,180 @@
+package link
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+const nonceSize = 16
+
+// helloEvery is how often an unanswered HELLO is repeated: bytes are lost when a
+// guest reboots while they are under way.
+const helloEvery = time.Second
+
+// Session is the host's end of one epoch.
+type Session struct {
+	mux  *yamux.Session
+	conn io.Closer
+}
+
+// Dial greets the guest at the other end of conn and returns the session that it
+// answers with. epoch must differ from that of every earlier session with the same
+// guest (the time in nanoseconds will do). It waits for as long as ctx allows: a
+// guest that is still booting answers once its agent runs. On error conn is closed;
+// otherwise Close of the session closes it.
+func Dial(ctx context.Context, conn io.ReadWriteCloser, epoch uint64) (*Session, error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	rest, err := greet(conn, epoch)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = conn.Close()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("cannot greet the guest's agent: %w", err)
+	}
+	h := &hostConn{conn: conn, epoch: epoch, in: newRecordReader(conn, rest)}
+	h.out = dataWriter{epoch: epoch, put: func(rec []byte) error { _, err := conn.Write(rec); return err }}
+	mux, err := yamux.Client(h, muxConfig())
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("cannot start a session with the guest: %w", err)
+	}
+	return &Session{mux: mux, conn: conn}, nil
+}
+
+// greet says HELLO until it is answered, and returns the bytes read beyond the answer.
+func greet(conn io.ReadWriter, epoch uint64) ([]byte, error) {
+	nonce := make([]byte, nonceSize)
+	if _, err := rand.Read(nonce); err != nil {
+		return nil, err
+	}
+	answered := make(chan struct{})
+	said := make(chan error, 1)
+	go func() { said <- hello(conn, appendRecord(nil, kindHello, epoch, nonce), answered) }()
+
+	// The answer is searched for as a string of bytes, not as a record: before it may stand
+	// the beginning of a record whose rest never comes.
+	want := appendRecord(nil, kindAck, epoch, nonce)
+	buf := make([]byte, 0, 64<<10)
+	for {
+		n, err := conn.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if i := bytes.Index(buf, want); i >= 0 {
+			close(answered)
+			return buf[i+len(want):], <-said
+		}
+		if err != nil {
+			close(answered)
+			return nil, err
+		}
+		if keep := len(want) - 1; len(buf) > keep {
+			buf = append(buf[:0], buf[len(buf)-keep:]...)
+		}
+	}
+}
+
+func hello(w io.Writer, rec []byte, answered <-chan struct{}) error {
+	if _, err := w.Write(append(preamble(), rec...)); err != nil {
+		return err
+	}
+	again := time.NewTicker(helloEvery)
+	defer again.Stop()
+	for {
+		select {
+		case <-answered:
+			return nil
+		case <-again.C:
+			if _, err := w.Write(rec); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// Open starts a new stream to the agent. It does not wait for the agent; the first
+// read will.
+func (s *Session) Open(ctx context.Context) (net.Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	type opened struct {
+		st  *yamux.Stream
+		err error
+	}
+	ch := make(chan opened, 1)
+	go func() { st, err := s.mux.OpenStream(); ch <- opened{st, err} }()
+	select {
+	case o := <-ch:
+		if o.err != nil {
+			return nil, fmt.Errorf("cannot open a stream to the guest: %w", o.err)
+		}
+		return &stream{Stream: o.st}, nil
+	case <-ctx.Done():
+		go func() {
+			if o := <-ch; o.err == nil {
+				_ = (&stream{Stream: o.st}).Close()
+			}
+		}()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// Streams is the number of streams that are open.
+func (s *Session) Streams() int { return s.mux.NumStreams() }
+
+// Done is closed when the session has ended: the connection broke, the guest
+// rebooted, its agent was restarted, or Close was called.
+func (s *Session) Done() <-chan struct{} { return s.mux.CloseChan() }
+
+// Close ends every stream and the connection.
+func (s *Session) Close() error {
+	return errors.Join(s.mux.Close(), ignoreClosed(s.conn.Close()))
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
+		return nil
+	}
+	return err
+}
+
+// hostConn is what the host's yamux reads and writes.
+type hostConn struct {
+	conn  io.ReadWriteCloser
+	epoch uint64
+	in    *recordReader
+	left  []byte // of the last record's payload
+	out   dataWriter
+}
+
+func (h *hostConn) Read(p []byte) (int, error) {
+	for len(h.left) == 0 {
+		rec, err := h.in.next()
+		if err != nil {
+			return 0, err
+		}
+		switch {
+		case rec.kind == kindData && rec.epoch == h.epoch:
+			h.left = rec.payload
+		case rec.kind == kindBye && (rec.epoch == 0 || rec.epoch == h.epoch):
+			return 0, io.EOF
+		}
+	}
+	n := copy(p, h.left)
+	h.left = h.left[n:]
+	return n, nil
+}
+
+func (h *hostConn) Write(p []byte) (int, error) { return h.out.Write(p) }
+func (h *hostConn) Close() error                { return h.conn.Close() }

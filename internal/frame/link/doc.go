@@ -1,0 +1,27 @@
+// Package link turns a serial port between host and guest into many streams. It
+// owns the record layer and its handshake; yamux above it does the multiplexing.
+// It imports none of banger's packages; the hypervisors (Dial) and the agent
+// (Listen) use it.
+//
+// A port is a wire that nobody ever hangs up: a thaw, a fork or the end of either
+// program can leave half a record in either direction. So everything travels in
+// records (magic, kind, length of at most 16 KiB, epoch, CRC32C, payload), and a
+// reader that loses its place looks for the next record that checks.
+//
+//	host → guest   16 KiB of 0xFF (ends whatever half record the guest holds), HELLO(epoch, nonce)
+//	guest → host   ACK(epoch, nonce); the host throws away all that comes before it
+//	both           DATA(epoch): the bytes of one yamux session
+//	guest → host   BYE: the agent has just started, or knows nothing of this epoch
+//
+// The guest serves one epoch at a time: a HELLO with another epoch or nonce ends
+// every stream of the one before. BYE ends the host's session, so a host learns at
+// once that the guest has rebooted or that its agent was restarted.
+//
+// There is no keep-alive, since an idle guest must be idle, and no time-out on
+// writes, since a paused guest must not lose its streams.
+//
+// yamux knows FIN, which ends one direction, but no full close. Streams here use FIN
+// as full close: Close throws away what the peer still sends, and a writer whose
+// peer has closed gets EPIPE. There is no CloseWrite; frame.Duplex carries
+// half-close for those who need it, over any kind of connection.
+package link
