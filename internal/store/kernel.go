@@ -11,7 +11,9 @@ func kernelTable() objects[api.Kernel] {
 }
 
 // PutKernel records a kernel. The name moves to it if another kernel had it.
-func (s *Store) PutKernel(ctx context.Context, k api.Kernel) error { return kernelTable().put(ctx, s, k) }
+func (s *Store) PutKernel(ctx context.Context, k api.Kernel) error {
+	return kernelTable().put(ctx, s, k)
+}
 
 // Kernels reads all records, by name. Two names may stand for one digest.
 func (s *Store) Kernels(ctx context.Context) ([]api.Kernel, error) { return kernelTable().list(ctx, s) }
