@@ -17,9 +17,9 @@ import (
 type Options struct {
 	// Socket is the daemon's unix socket; at most 107 bytes.
 	Socket string
-	// StateDir, RuntimeDir and ConfigDir are passed on to a daemon that is started;
+	// StateDir, RuntimeDir, ConfigDir and SSHDir are passed on to a daemon that is started;
 	// an empty one is left to the daemon's own idea.
-	StateDir, RuntimeDir, ConfigDir string
+	StateDir, RuntimeDir, ConfigDir, SSHDir string
 	// DaemonLog gets what a started daemon writes to stderr before its own log is open.
 	DaemonLog string
 	// Program is the daemon to start; empty: bangerd beside this executable, then in PATH.

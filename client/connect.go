@@ -30,7 +30,7 @@ func (c *Client) connect(ctx context.Context) (net.Conn, error) {
 func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	if len(c.opts.Socket) > maxSocketPath {
 		return nil, api.Errorf(api.CodeInvalid, "the socket's path %s has %d bytes, a socket's path may have %d",
-			c.opts.Socket, len(c.opts.Socket), maxSocketPath).WithHint("set runtime_dir (BANGER_RUNTIME_DIR) to a shorter path")
+			c.opts.Socket, len(c.opts.Socket), maxSocketPath).WithHint("BANGER_RUNTIME_DIR=/a/shorter/directory")
 	}
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", c.opts.Socket)
@@ -39,7 +39,7 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 		return conn, err
 	case errors.Is(err, fs.ErrPermission):
 		return nil, api.Errorf(api.CodeDenied, "the daemon at %s belongs to another user", c.opts.Socket).
-			WithHint("run banger as that user (root: sudo banger …), or unset BANGER_SOCKET and BANGER_RUNTIME_DIR")
+			WithHint("run banger as that user (root: sudo banger …), or unset BANGER_RUNTIME_DIR and BANGER_STATE_DIR")
 	}
 	return nil, c.callError(ctx, err)
 }

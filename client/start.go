@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -68,7 +69,7 @@ func (c *Client) spawn(ctx context.Context) error {
 	defer ready.Close()
 	cmd := exec.Command(program, c.daemonArgs()...) //nolint:gosec // bangerd itself; it outlives ctx on purpose.
 	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.Dir = "/"
+	cmd.Dir, cmd.Env = "/", daemonEnv(os.Environ())
 	// A session of its own: the terminal's Ctrl-C and hang-up are not for the daemon.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	var stderr *os.File
@@ -110,15 +111,26 @@ func (c *Client) openStderr() (*os.File, error) {
 }
 
 func (c *Client) daemonArgs() []string {
-	args := []string{ReadyFDFlag, "3", "--socket", c.opts.Socket}
-	for flag, value := range map[string]string{
-		"--state-dir": c.opts.StateDir, "--runtime-dir": c.opts.RuntimeDir, "--config-dir": c.opts.ConfigDir,
+	args := []string{ReadyFDFlag, "3"}
+	for _, dir := range [][2]string{
+		{"--state-dir", c.opts.StateDir}, {"--runtime-dir", c.opts.RuntimeDir},
+		{"--config-dir", c.opts.ConfigDir}, {"--ssh-dir", c.opts.SSHDir},
 	} {
-		if value != "" {
-			args = append(args, flag, value)
+		if dir[1] != "" {
+			args = append(args, dir[0], dir[1])
 		}
 	}
 	return args
+}
+
+// daemonEnv is what of our environment the daemon lives on with: secrets of the shell
+// that happened to be first have no business in it.
+func daemonEnv(environ []string) []string {
+	return slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return !strings.HasPrefix(name, "BANGER_") && !strings.HasPrefix(name, "XDG_") && !slices.Contains(
+			[]string{"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "http_proxy", "https_proxy", "no_proxy"}, name)
+	})
 }
 
 // findProgram looks for bangerd beside this executable, then in PATH.
