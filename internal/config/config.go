@@ -104,6 +104,7 @@ func Load(in Inputs) (*Config, error) {
 	env := environMap(in.Environ)
 	c := &Config{sources: make(map[string]source)}
 	c.derive(in.UID, env, in.Host)
+	derivedState := c.Paths.State
 	given := func(k Key) (string, source, bool) {
 		if v, ok := in.Flags[k.Name]; ok {
 			return v, source{FromFlag, "--" + strings.ReplaceAll(k.Name, "_", "-")}, true
@@ -140,7 +141,7 @@ func Load(in Inputs) (*Config, error) {
 			}
 		}
 	}
-	c.followState()
+	c.followState(derivedState)
 	c.UnknownEnv = unknownEnv(env)
 	return c, c.Paths.check()
 }

@@ -124,9 +124,9 @@ func (c *Config) derivePaths(uid int, env map[string]string, h *Host, put func(k
 }
 
 // followState sets the directories that follow the state directory when it is
-// moved, so that one variable is enough for a banger of its own.
-func (c *Config) followState() {
-	moved := c.Explicit("state_dir")
+// moved away from derived, so that one variable is enough for a banger of its own.
+func (c *Config) followState(derived string) {
+	moved := c.Paths.State != derived
 	if !c.Explicit("runtime_dir") && (moved || c.Paths.Runtime == "") {
 		c.Paths.Runtime = filepath.Join(c.Paths.State, "run")
 		c.sources["runtime_dir"] = source{FromDerived, "below state_dir"}
