@@ -65,6 +65,11 @@ type Processes interface {
 	CommandLine(pid int) ([]string, error)
 	// PIDs lists all processes that we may see.
 	PIDs() ([]int, error)
+	// Owner is the user id that a process runs under.
+	Owner(pid int) (int, error)
+	// ExitStatus tells how a process ended that this daemon spawned; false while it runs and for anybody
+	// else's. It is there as soon as Wait has returned, and forgotten after it was asked for.
+	ExitStatus(p Process) (syscall.WaitStatus, bool)
 	Usage(p Process) (Usage, error)
 	// BootID is the host's /proc/sys/kernel/random/boot_id.
 	BootID() string

@@ -3,11 +3,45 @@
 // and can never be chosen by a user.
 package fake
 
+import (
+	"strings"
+	"sync"
+)
+
 // Host is a machine made of memory.
 type Host struct {
-	processes // process*.go
-	networks  // network*.go
+	*processes // process*.go
+	networks   // network*.go
+
+	script *transcript
 }
 
 // New returns a machine on which nothing has happened yet.
-func New() *Host { return &Host{} }
+func New() *Host {
+	script := &transcript{}
+	return &Host{processes: newProcesses(script), networks: networks{}, script: script}
+}
+
+// Transcript is what was done so far, a line each, in order.
+func (h *Host) Transcript() string { return h.script.String() }
+
+// transcript is shared by the machine's parts, so that the order between them shows.
+type transcript struct {
+	mu    sync.Mutex // protects lines
+	lines []string
+}
+
+func (t *transcript) add(line string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lines = append(t.lines, line)
+}
+
+func (t *transcript) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.lines) == 0 {
+		return ""
+	}
+	return strings.Join(t.lines, "\n") + "\n"
+}

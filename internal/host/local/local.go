@@ -10,4 +10,6 @@ type Host struct {
 }
 
 // New returns the machine. It touches nothing yet.
-func New() *Host { return &Host{} }
+func New() *Host {
+	return &Host{processes: newProcesses()}
+}

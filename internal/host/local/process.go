@@ -13,8 +13,12 @@ import (
 	"banger/internal/host"
 )
 
-// processes implements host.Processes. Its zero value is ready.
-type processes struct{}
+// processes implements host.Processes.
+type processes struct{ children *children }
+
+func newProcesses() processes {
+	return processes{children: &children{of: map[host.Process]*child{}}}
+}
 
 // Spawn starts a process in a session of its own. It is reaped by us while we
 // live and by init after that; nothing we do later ends it.
@@ -43,7 +47,7 @@ func (ps processes) Spawn(c host.Command) (host.Process, error) {
 		_ = cmd.Wait()
 		return host.Process{}, err
 	}
-	go func() { _ = cmd.Wait() }()
+	ps.children.reap(p, cmd)
 	return p, nil
 }
 

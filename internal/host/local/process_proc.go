@@ -60,6 +60,21 @@ func (processes) CommandLine(pid int) ([]string, error) {
 	return strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00"), nil
 }
 
+// Owner is the user id that a process runs under.
+func (processes) Owner(pid int) (int, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		// Uid: real, effective, saved set, file system
+		if f := strings.Fields(line); len(f) == 5 && f[0] == "Uid:" {
+			return strconv.Atoi(f[2])
+		}
+	}
+	return 0, fmt.Errorf("/proc/%d/status names no uid", pid)
+}
+
 // PIDs lists all processes that we may see, in no order.
 func (processes) PIDs() ([]int, error) {
 	d, err := os.Open("/proc")

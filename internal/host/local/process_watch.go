@@ -35,6 +35,14 @@ func (ps processes) Identify(pid int) (host.Process, bool) {
 // Wait returns when the process has ended, whoever's child it is. It holds no
 // thread: the pidfd waits in Go's poller.
 func (ps processes) Wait(ctx context.Context, p host.Process) error {
+	if c, ok := ps.children.find(p); ok {
+		select {
+		case <-c.reaped:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 	fd, err := openPidfd(p)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
