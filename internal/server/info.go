@@ -1,0 +1,104 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"banger/api"
+)
+
+func (s *Server) info(c *call) (api.Info, error) {
+	i := api.Info{
+		Version: api.Version, UID: s.UID, PID: os.Getpid(), StartedAt: s.StartedAt,
+		StateDir: s.Config.Paths.State, Socket: s.Config.Paths.Socket(),
+		Hypervisor: s.Hypervisor.Name(), CPUs: runtime.NumCPU(), DefaultNet: api.NetKind(s.Config.Net),
+		Problems: s.problems(),
+	}
+	problem := func(format string, args ...any) { i.Problems = append(i.Problems, fmt.Sprintf(format, args...)) }
+	select {
+	case <-s.ready:
+	default:
+		problem("still looking for the machines that an earlier daemon left")
+	}
+	s.describeHost(&i, problem)
+	s.describeObjects(c.ctx, &i, problem)
+	if f, err := s.Hypervisor.Features(c.ctx); err != nil {
+		problem("%v", err)
+	} else {
+		i.Accel, i.AccelReason, i.AccelHint = f.Accel, f.AccelReason, f.AccelHint
+	}
+	for _, check := range s.Doctor(c.ctx) {
+		if check.Verdict == api.VerdictFail {
+			problem("%s: %s", check.Name, check.Detail)
+		}
+	}
+	i.Health = "ok"
+	if len(i.Problems) > 0 {
+		i.Health = "degraded"
+	}
+	return i, nil
+}
+
+func (s *Server) describeObjects(ctx context.Context, i *api.Info, problem func(string, ...any)) {
+	vms, err := s.VMs.List(ctx, nil)
+	if err != nil {
+		problem("cannot list machines: %v", err)
+	}
+	i.VMs = len(vms)
+	for _, vm := range vms {
+		if vm.State == api.StateRunning {
+			i.VMsRunning++
+		}
+	}
+	if i.Images, err = s.Images.Images(ctx); err != nil {
+		problem("cannot list images: %v", err)
+	}
+	if i.Kernels, err = s.Images.Kernels(ctx); err != nil {
+		problem("cannot list kernels: %v", err)
+	}
+}
+
+// describeHost reads what is free: MemAvailable counts page cache as free, since a guest may push it out.
+func (s *Server) describeHost(i *api.Info, problem func(string, ...any)) {
+	mem, err := meminfo("/proc/meminfo")
+	if err != nil {
+		problem("cannot read the host's memory: %v", err)
+	}
+	i.MemoryBytes, i.MemoryFreeBytes = mem["MemTotal"], mem["MemAvailable"]
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		first, _, _ := strings.Cut(string(text), " ")
+		i.CPULoad, _ = strconv.ParseFloat(first, 64)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(s.Config.Paths.State, &fs); err != nil {
+		problem("cannot read the free space of %s: %v", s.Config.Paths.State, err)
+	} else {
+		i.DiskFreeBytes = int64(fs.Bavail) * fs.Bsize
+	}
+}
+
+// meminfo reads "Name:   123 kB" lines into bytes.
+func meminfo(path string) (map[string]int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	out := make(map[string]int64)
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		name, rest, _ := strings.Cut(lines.Text(), ":")
+		if fields := strings.Fields(rest); len(fields) == 2 && fields[1] == "kB" {
+			if n, err := strconv.ParseInt(fields[0], 10, 64); err == nil {
+				out[name] = n << 10
+			}
+		}
+	}
+	return out, nil
+}
