@@ -1,0 +1,98 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"banger/internal/host"
+)
+
+// ApplyRules feeds nft, which is atomic: everything or nothing.
+func (networks) ApplyRules(ctx context.Context, ruleset string) error {
+	if err := (processes{}).Run(ctx, host.Command{Path: "nft", Args: []string{"-f", "-"}, Stdin: strings.NewReader(ruleset)}); err != nil {
+		return fmt.Errorf("cannot apply packet filter rules: %w", err)
+	}
+	return nil
+}
+
+// Rules is `nft --terse list ruleset`.
+func (networks) Rules(ctx context.Context) (string, error) {
+	var out bytes.Buffer
+	if err := (processes{}).Run(ctx, host.Command{Path: "nft", Args: []string{"--terse", "list", "ruleset"}, Stdout: &out}); err != nil {
+		return "", fmt.Errorf("cannot list packet filter rules: %w", err)
+	}
+	return out.String(), nil
+}
+
+// Routes reads every routing table, since VPNs have their own, but for the one of local addresses.
+func (networks) Routes() ([]host.Route, error) {
+	all, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list routes: %w", err)
+	}
+	var out []host.Route
+	for _, r := range all {
+		if r.Dst == nil || r.Table == unix.RT_TABLE_LOCAL {
+			continue
+		}
+		ip, ok := netip.AddrFromSlice(r.Dst.IP.To4())
+		bits, _ := r.Dst.Mask.Size()
+		if !ok || bits == 0 {
+			continue
+		}
+		route := host.Route{Destination: netip.PrefixFrom(ip, bits)}
+		if l, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+			route.Link = l.Attrs().Name
+		}
+		out = append(out, route)
+	}
+	return out, nil
+}
+
+// UplinkMTU asks the main table for the default route with the lowest metric.
+func (networks) UplinkMTU() int {
+	const ethernet = 1500
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return ethernet
+	}
+	best := -1
+	for i, r := range routes {
+		isDefault := r.Dst == nil || r.Dst.IP.IsUnspecified()
+		if isDefault && (best < 0 || r.Priority < routes[best].Priority) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return ethernet
+	}
+	index := routes[best].LinkIndex
+	if hops := routes[best].MultiPath; index == 0 && len(hops) > 0 {
+		index = hops[0].LinkIndex
+	}
+	link, err := netlink.LinkByIndex(index)
+	if err != nil || link.Attrs().MTU < 576 {
+		return ethernet
+	}
+	// A bridge's MTU may be larger than what guests' virtio devices take.
+	return min(link.Attrs().MTU, 9000)
+}
+
+// ListenUDP opens a socket in the network namespace of the calling thread.
+func (networks) ListenUDP(ctx context.Context, addr netip.AddrPort) (net.PacketConn, error) {
+	var lc net.ListenConfig
+	return lc.ListenPacket(ctx, "udp4", addr.String())
+}
+
+// ListenTCP is the same for TCP.
+func (networks) ListenTCP(ctx context.Context, addr netip.AddrPort) (net.Listener, error) {
+	var lc net.ListenConfig
+	return lc.Listen(ctx, "tcp4", addr.String())
+}
