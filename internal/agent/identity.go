@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// putFile replaces a file of the guest's configuration, a symbolic link included, so
+// that nobody ever reads half of it. It reports whether anything changed.
+func putFile(path string, data []byte, mode os.FileMode) (bool, error) {
+	if st, err := os.Lstat(path); err == nil && st.Mode().IsRegular() && st.Mode().Perm() == mode {
+		if old, err := os.ReadFile(path); err == nil && string(old) == string(data) {
+			return false, nil
+		}
+	}
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return false, fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	tmp := filepath.Join(dir, randomName())
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return false, fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(mode), f.Close())
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if errors.Is(err, unix.EBUSY) { // somebody has mounted over it, as systemd does with machine-id
+		err = os.WriteFile(path, data, mode)
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
+		return false, fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return true, nil
+}
+
+// setHostname makes the guest's name known to the kernel and to its files.
+func setHostname(name string) (changed bool, err error) {
+	if now, _ := os.Hostname(); now != name {
+		if err := unix.Sethostname([]byte(name)); err != nil {
+			return false, fmt.Errorf("cannot set the host name: %w", err)
+		}
+		changed = true
+	}
+	wrote, err := putFile("/etc/hostname", []byte(name+"\n"), 0o644)
+	if err != nil {
+		return false, err
+	}
+	old, _ := os.ReadFile("/etc/hosts")
+	if _, err := putFile("/etc/hosts", []byte(hostsFile(string(old), name)), 0o644); err != nil {
+		return false, err
+	}
+	return changed || wrote, nil
+}
+
+// hostsFile gives 127.0.1.1 to the name, as Debian does (hosts(5)), leaves other
+// lines alone, and adds localhost where it is missing.
+func hostsFile(old, name string) string {
+	var b strings.Builder
+	localhost := false
+	for line := range strings.Lines(old) {
+		f := strings.Fields(line)
+		if len(f) > 0 && f[0] == "127.0.1.1" {
+			continue
+		}
+		if len(f) > 1 && f[0] == "127.0.0.1" {
+			localhost = true
+		}
+		b.WriteString(strings.TrimRight(line, "\n") + "\n")
+	}
+	head := ""
+	if !localhost {
+		head = "127.0.0.1\tlocalhost\n"
+	}
+	return head + b.String() + "127.0.1.1\t" + name + "\n"
+}
+
+// setMachineID writes machine-id(5), for D-Bus too where it has a file of its own.
+func setMachineID(id string) (changed bool, err error) {
+	changed, err = putFile("/etc/machine-id", []byte(id+"\n"), 0o444)
+	if err != nil {
+		return false, err
+	}
+	const dbus = "/var/lib/dbus/machine-id"
+	if st, err := os.Lstat(dbus); err == nil && st.Mode().IsRegular() {
+		if _, err := putFile(dbus, []byte(id+"\n"), 0o444); err != nil {
+			return false, err
+		}
+	}
+	return changed, nil
+}

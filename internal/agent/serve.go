@@ -1,0 +1,83 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/api/agentapi"
+	"banger/internal/agent/serve"
+	"banger/internal/frame/link"
+)
+
+// runAgent serves the host until the guest ends.
+func runAgent(ctx context.Context, kind string, stdio Stdio) int {
+	joinAgentCgroup()
+	// Ignored, but not for the agent's commands: a caught signal is reset by exec.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGHUP, unix.SIGINT)
+	port, err := openPort(ctx)
+	if err != nil {
+		console("%v", err)
+		return 1
+	}
+	s := newSystem(kind, version())
+	handler := serve.New(serve.Options{
+		System:   s,
+		Root:     "/",
+		Cgroup:   filepath.Dir(agentCgroup),
+		HoldArgv: []string{agentProgram(), roleHold},
+		Log:      slog.New(slog.NewTextHandler(stdio.Err, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Now:      time.Now,
+	})
+	go s.settle(ctx)
+	server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	if err := server.Serve(link.Listen(port)); err != nil {
+		console("the channel to the host failed: %v", err)
+	}
+	return 1
+}
+
+// agentProgram is this program as the guest sees it.
+func agentProgram() string {
+	return bootDir + strings.TrimPrefix(agentapi.InitramfsAgent, agentapi.InitramfsDir)
+}
+
+// openPort finds the channel by its name: there may be other ports.
+func openPort(ctx context.Context) (port io.ReadWriteCloser, err error) {
+	err = retry(ctx, 10*time.Second, func() error {
+		names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
+		for _, n := range names {
+			data, _ := os.ReadFile(n)
+			if strings.TrimSpace(string(data)) == agentapi.PortName {
+				port, err = link.OpenPort("/dev/" + filepath.Base(filepath.Dir(n)))
+				return err
+			}
+		}
+		return fmt.Errorf("no virtio port is named %s: %w", agentapi.PortName, os.ErrNotExist)
+	})
+	return port, err
+}
+
+// version is what the build recorded of the source.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value
+		}
+	}
+	return info.Main.Version
+}

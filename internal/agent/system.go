@@ -1,0 +1,165 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/api/agentapi"
+)
+
+// personalisedFile says, until the guest's next boot, that a Personalise has succeeded.
+const personalisedFile = runDir + "/personalised"
+
+// system is the guest as serve sees it. Safe for concurrent use.
+type system struct {
+	kind    string // initNone or initSystemd
+	agentID string
+	version string
+	tools   tools
+	// change is held by what changes the guest: personalising and growing.
+	change sync.Mutex
+
+	// mu protects the following.
+	mu           sync.Mutex
+	waiting      map[string]string // what readiness waits for: key → clause
+	degraded     []string
+	personalised bool
+}
+
+func newSystem(kind, version string) *system {
+	id := make([]byte, 8)
+	_, _ = rand.Read(id) // never fails
+	_, err := os.Stat(personalisedFile)
+	return &system{kind: kind, agentID: hex.EncodeToString(id), version: version,
+		tools: tools{dir: bootDir + "/tools"}, waiting: map[string]string{}, degraded: []string{}, personalised: err == nil}
+}
+
+// settle does what remains of the boot, and returns when the guest is ready.
+func (s *system) settle(ctx context.Context) {
+	s.setWaiting("root", "the root file system is growing to its disk")
+	if s.kind == initSystemd {
+		s.setWaiting("systemd", "systemd is starting")
+	}
+	if err := s.Grow(ctx); err != nil {
+		console("%v", err)
+	}
+	s.setWaiting("root", "")
+	if s.kind == initSystemd {
+		degraded, err := waitSystemd(ctx, func(clause string) { s.setWaiting("systemd", clause) })
+		if err != nil {
+			console("%v", err)
+			return
+		}
+		s.mu.Lock()
+		s.degraded = degraded
+		s.mu.Unlock()
+		s.setWaiting("systemd", "")
+	}
+}
+
+// setWaiting sets or, with an empty clause, clears one thing that readiness waits for.
+func (s *system) setWaiting(key, clause string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if clause == "" {
+		delete(s.waiting, key)
+	} else {
+		s.waiting[key] = clause
+	}
+}
+
+// Health is the agent's word on the guest.
+func (s *system) Health() agentapi.Health {
+	s.mu.Lock()
+	h := agentapi.Health{Ready: len(s.waiting) == 0, Degraded: append([]string{}, s.degraded...),
+		AgentID: s.agentID, Version: s.version, Init: s.kind, Personalised: s.personalised}
+	for _, key := range []string{"root", "systemd"} {
+		if h.Waiting == "" {
+			h.Waiting = s.waiting[key]
+		}
+	}
+	s.mu.Unlock()
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	h.BootID = strings.TrimSpace(string(boot))
+	up, _ := os.ReadFile("/proc/uptime")
+	if seconds, _, ok := strings.Cut(string(up), " "); ok {
+		f, _ := strconv.ParseFloat(seconds, 64)
+		h.UptimeMS = int64(f * 1000)
+	}
+	return h
+}
+
+// Grow makes root and work file systems as large as their disks.
+func (s *system) Grow(ctx context.Context) error {
+	s.change.Lock()
+	defer s.change.Unlock()
+	var errs []error
+	for _, d := range []struct{ serial, dir string }{{agentapi.SerialRoot, "/"}, {agentapi.SerialWork, workDir}} {
+		dev, err := findDisk(d.serial)
+		if err == nil && d.dir == workDir {
+			_, mounted := mountedAt(workDir)
+			if !mounted {
+				continue
+			}
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			_, err = growExt4(dev, d.dir)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Shutdown syncs and returns; the end of the guest follows. Commands have until the time-out to
+// end; after that the guest goes regardless.
+func (s *system) Shutdown(_ context.Context, sd agentapi.Shutdown) error {
+	unix.Sync()
+	limit := time.Duration(sd.TimeoutMS) * time.Millisecond
+	if sd.TimeoutMS <= 0 {
+		limit = defaultEnd
+	}
+	if err := os.WriteFile(endFile, []byte(strconv.FormatInt(limit.Milliseconds(), 10)), 0o600); err != nil {
+		return fmt.Errorf("cannot end the guest: %w", err)
+	}
+	// The answer goes first: the host must have read "synced" before the machine goes.
+	time.AfterFunc(answerTime, func() { endGuest(s.kind, sd.Reboot, limit) })
+	return nil
+}
+
+// answerTime is what an answer needs to leave the guest.
+const answerTime = 50 * time.Millisecond
+
+// endGuest tells PID 1 to end the machine, and ends it itself when PID 1 does not.
+func endGuest(kind string, reboot bool, limit time.Duration) {
+	sig, how := unix.SIGUSR2, unix.LINUX_REBOOT_CMD_POWER_OFF
+	if reboot {
+		sig, how = unix.SIGTERM, unix.LINUX_REBOOT_CMD_RESTART
+	}
+	if kind == initSystemd {
+		sig = unix.Signal(34 + 4) // systemd(1): SIGRTMIN+4 starts poweroff.target, +5 reboot.target
+		if reboot {
+			sig = unix.Signal(34 + 5)
+		}
+	} else {
+		limit += 5 * time.Second // the reaper has the same limit, and works after it
+	}
+	_ = unix.Kill(1, sig)
+	time.Sleep(limit) // this process ends with the machine, or is needed after it
+	console("the guest's init did not end it in %v: ending it now", limit)
+	unix.Sync()
+	_ = unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	_ = unix.Reboot(how)
+}
