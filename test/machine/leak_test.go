@@ -75,3 +75,13 @@ func (b *box) checkNoProcesses() {
 		time.Sleep(50 * time.Millisecond)
 	}
 }
+
+// checkVMMsGone looks for a VMM of a VM that counts as stopped.
+func (b *box) checkVMMsGone(vm api.VM) {
+	b.t.Helper()
+	for _, pid := range b.net.processes() {
+		if line := commandLine(pid); strings.Contains(line, vm.ID) && strings.Contains(line, "qemu-system") {
+			b.t.Errorf("VM %s is %s, but its VMM runs: %d %s", vm.Name, vm.State, pid, line)
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package machine
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestExec: exit codes, streams and arguments arrive as they were.
+func TestExec(t *testing.T) {
+	t.Parallel()
+	b := newBox(t)
+	b.must("run", "-d", "--name", "x", "--net", "none")
+
+	t.Run("exit codes", func(t *testing.T) {
+		for _, tt := range []struct {
+			code int
+			argv []string
+		}{
+			{0, []string{"true"}},
+			{42, []string{"sh", "-c", "exit 42"}},
+			{127, []string{"no-such-program"}},
+			{126, []string{"/etc/passwd"}},
+			{128 + 15, []string{"sh", "-c", "kill -TERM $$"}},
+			{128 + 9, []string{"sh", "-c", "kill -KILL $$"}},
+			{124, []string{}}, // filled in below: --timeout
+		} {
+			args := append([]string{"exec", "x", "--"}, tt.argv...)
+			if tt.code == 124 {
+				args = []string{"exec", "--timeout", "1s", "x", "--", "sleep", "600"}
+			}
+			if r := b.banger(args...); r.code != tt.code {
+				t.Errorf("want %d: %v", tt.code, r)
+			}
+		}
+	})
+
+	t.Run("arguments are a vector", func(t *testing.T) {
+		// Joined and split again, each of these would come out otherwise (trap 23).
+		want := "<a b><$HOME><'><\"><><*><\\n>\n"
+		r := b.banger("exec", "x", "--", "sh", "-c", `printf '<%s>' "$@"; echo`, "-", "a b", "$HOME", "'", `"`, "", "*", `\n`)
+		same(t, "argv", r.stdout, want)
+	})
+
+	t.Run("streams are apart", func(t *testing.T) {
+		r := b.banger("exec", "x", "--", "sh", "-c", "echo out; echo err >&2")
+		same(t, "stdout", r.stdout, "out\n")
+		same(t, "stderr", r.stderr, "err\n")
+	})
+
+	t.Run("1 MiB through stdin to stdout", func(t *testing.T) {
+		data := noise(1 << 20)
+		r := b.run(bytes.NewReader(data), filepath.Join(b.bin, "banger"), "exec", "-i", "x", "--", "cat")
+		same(t, "exit code", r.code, 0)
+		same(t, "bytes", len(r.stdout), len(data))
+		same(t, "sha256", sha256.Sum256([]byte(r.stdout)), sha256.Sum256(data))
+	})
+
+	t.Run("without -i the caller's stdin is not eaten", func(t *testing.T) {
+		script := `banger exec x -- cat; cat`
+		r := b.run(strings.NewReader("mine\n"), "sh", "-c", script)
+		same(t, "what the script's own cat got", r.stdout, "mine\n")
+	})
+
+	t.Run("environment, directory", func(t *testing.T) {
+		r := b.banger("exec", "-e", "A=1 2", "-w", "/tmp", "x", "--", "sh", "-c", `echo "$A"; pwd; id -u`)
+		same(t, "stdout", r.stdout, "1 2\n/tmp\n0\n")
+	})
+
+	t.Run("returns when its own process has ended", func(t *testing.T) {
+		begin := time.Now()
+		r := b.banger("exec", "x", "--", "sh", "-c", "sleep 600 & echo $!")
+		if took := time.Since(begin); took > 60*time.Second {
+			t.Errorf("waited %s for a background child", took)
+		}
+		// The child lives on.
+		same(t, "exit code", b.banger("exec", "x", "--", "kill", "-0", strings.TrimSpace(r.stdout)).code, 0)
+	})
+
+	t.Run("a timeout ends all that the command started", func(t *testing.T) {
+		r := b.banger("exec", "--timeout", "1s", "x", "--", "sh", "-c", "trap '' TERM; sleep 601 & sleep 602; wait")
+		same(t, "exit code", r.code, 124)
+		if left := b.guest("x", "ps | grep 'sleep 60[12]' | grep -v grep || true"); left != "" {
+			t.Errorf("still runs: %s", left)
+		}
+	})
+}
+
+// noise is bytes that no compression or text mode leaves alone; the same in every run.
+func noise(n int) []byte {
+	r := rand.NewChaCha8([32]byte{1})
+	data := make([]byte, n)
+	_, _ = r.Read(data) // never fails
+	return data
+}
