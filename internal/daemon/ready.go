@@ -1,0 +1,56 @@
+package daemon
+
+import (
+	"encoding/json"
+	"os"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"banger/api"
+)
+
+// ready tells whoever started us how the start went: the client by a line on a pipe,
+// systemd by its socket. Either may be absent.
+type ready struct{ pipe *os.File }
+
+func newReady(fd int) *ready {
+	if fd < 0 {
+		return &ready{}
+	}
+	unix.CloseOnExec(fd) // a VMM that inherits it would keep the client waiting
+	return &ready{os.NewFile(uintptr(fd), "ready")}
+}
+
+// Serving says that the socket answers.
+func (r *ready) Serving() {
+	r.say([]byte("ready"))
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+}
+
+// Stopping tells systemd that the end has begun.
+func (r *ready) Stopping() { _, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) }
+
+// Refused says why there will be no daemon. After Serving it says nothing.
+func (r *ready) Refused(e *api.Error) {
+	line, err := json.Marshal(api.ErrorBody{Error: *e})
+	if err != nil {
+		return
+	}
+	r.say(line)
+}
+
+func (r *ready) say(line []byte) {
+	if r.pipe == nil {
+		return
+	}
+	_, _ = r.pipe.Write(append(line, '\n')) // a client that has gone needs no answer
+	r.Close()
+}
+
+func (r *ready) Close() {
+	if r.pipe != nil {
+		r.pipe.Close()
+		r.pipe = nil
+	}
+}
