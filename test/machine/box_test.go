@@ -83,6 +83,16 @@ func emptyBox(t *testing.T) *box {
 	return b
 }
 
+// sub runs a part of the test in the same box; failures are that part's.
+func (b *box) sub(name string, fn func(t *testing.T, b *box)) {
+	b.t.Helper()
+	b.t.Run(name, func(t *testing.T) {
+		inner, network := *b, *b.net
+		inner.t, inner.net, network.t = t, &network, t
+		fn(t, &inner)
+	})
+}
+
 func (b *box) state() string   { return filepath.Join(b.dir, "s") }
 func (b *box) runtime() string { return filepath.Join(b.dir, "r") }
 func (b *box) socket() string  { return filepath.Join(b.runtime(), "bangerd.sock") }

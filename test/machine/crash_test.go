@@ -52,18 +52,18 @@ func TestDaemonKilled(t *testing.T) {
 		boots[name] = b.guest(name, "cat /proc/sys/kernel/random/boot_id")
 	}
 	one, two := b.show("one"), b.show("two")
-	alive := func(t *testing.T) {
+	alive := func(t *testing.T, b *box) {
 		for name, boot := range boots {
 			same(t, "boot id of "+name, b.guest(name, "cat /proc/sys/kernel/random/boot_id"), boot)
 			same(t, "state of "+name, b.show(name).State, api.StateRunning)
 		}
 	}
 
-	t.Run("kill -9", func(t *testing.T) {
+	b.sub("kill -9", func(t *testing.T, b *box) {
 		b.killDaemon()
-		alive(t)
+		alive(t, b)
 	})
-	t.Run("kill -9 in the middle of an exec", func(t *testing.T) {
+	b.sub("kill -9 in the middle of an exec", func(t *testing.T, b *box) {
 		cmd := b.command(t.Context(), filepath.Join(b.bin, "banger"), "exec", "one", "--", "sh", "-c", "echo begun; sleep 600")
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -79,27 +79,27 @@ func TestDaemonKilled(t *testing.T) {
 		if err := cmd.Wait(); err == nil {
 			t.Error("the exec ended as if nothing had happened")
 		}
-		alive(t)
+		alive(t, b)
 	})
-	t.Run("kill -9 and an emptied runtime directory", func(t *testing.T) {
+	b.sub("kill -9 and an emptied runtime directory", func(t *testing.T, b *box) {
 		b.killDaemon()
 		if err := os.RemoveAll(b.runtime()); err != nil {
 			t.Fatal(err)
 		}
-		alive(t)
+		alive(t, b)
 	})
-	t.Run("a stale socket", func(t *testing.T) {
+	b.sub("a stale socket", func(t *testing.T, b *box) {
 		b.killDaemon()
 		if _, err := os.Stat(b.socket()); err != nil {
 			t.Fatalf("the killed daemon's socket should be there: %v", err)
 		}
-		alive(t)
+		alive(t, b)
 	})
-	t.Run("daemon stop", func(t *testing.T) {
+	b.sub("daemon stop", func(t *testing.T, b *box) {
 		b.must("daemon", "stop")
-		alive(t)
+		alive(t, b)
 	})
-	t.Run("the main command's output and end", func(t *testing.T) {
+	b.sub("the main command's output and end", func(t *testing.T, b *box) {
 		b.must("run", "-d", "--name", "main", "--net", "none", "--", "sh", "-c", "echo before; sleep 8; echo after; exit 7")
 		b.killDaemon()
 		r := b.banger("wait", "main")
@@ -149,7 +149,7 @@ func TestHandles(t *testing.T) {
 		}},
 	}
 	for _, d := range damage {
-		t.Run(d.name, func(t *testing.T) {
+		b.sub(d.name, func(t *testing.T, b *box) {
 			b.must("run", "-d", "--name", "x")
 			vm := b.show("x")
 			b.killDaemon()
@@ -179,24 +179,24 @@ func TestVMMDies(t *testing.T) {
 	b := newBox(t)
 	b.must("run", "-d", "--name", "x")
 	vm := b.show("x")
-	kill := func() {
+	kill := func(b *box) {
 		pid := b.vmm(vm)
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 	}
-	t.Run("under the daemon's eyes", func(t *testing.T) {
-		kill()
+	b.sub("under the daemon's eyes", func(t *testing.T, b *box) {
+		kill(b)
 		b.must("wait", "x", "--for", "stopped", "--timeout", "30s")
 		same(t, "state", b.show("x").State, api.StateStopped)
 		if links := b.net.links(); len(links) > 2 {
 			t.Errorf("links: %v", links)
 		}
 	})
-	t.Run("while the daemon was dead", func(t *testing.T) {
+	b.sub("while the daemon was dead", func(t *testing.T, b *box) {
 		b.must("start", "x")
 		b.killDaemon()
-		kill()
+		kill(b)
 		same(t, "state", b.show("x").State, api.StateStopped)
 		b.must("start", "x")
 		same(t, "exec", b.guest("x", "hostname"), "x")

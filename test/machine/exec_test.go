@@ -16,7 +16,7 @@ func TestExec(t *testing.T) {
 	b := newBox(t)
 	b.must("run", "-d", "--name", "x", "--net", "none")
 
-	t.Run("exit codes", func(t *testing.T) {
+	b.sub("exit codes", func(t *testing.T, b *box) {
 		for _, tt := range []struct {
 			code int
 			argv []string
@@ -39,20 +39,20 @@ func TestExec(t *testing.T) {
 		}
 	})
 
-	t.Run("arguments are a vector", func(t *testing.T) {
+	b.sub("arguments are a vector", func(t *testing.T, b *box) {
 		// Joined and split again, each of these would come out otherwise (trap 23).
 		want := "<a b><$HOME><'><\"><><*><\\n>\n"
 		r := b.banger("exec", "x", "--", "sh", "-c", `printf '<%s>' "$@"; echo`, "-", "a b", "$HOME", "'", `"`, "", "*", `\n`)
 		same(t, "argv", r.stdout, want)
 	})
 
-	t.Run("streams are apart", func(t *testing.T) {
+	b.sub("streams are apart", func(t *testing.T, b *box) {
 		r := b.banger("exec", "x", "--", "sh", "-c", "echo out; echo err >&2")
 		same(t, "stdout", r.stdout, "out\n")
 		same(t, "stderr", r.stderr, "err\n")
 	})
 
-	t.Run("1 MiB through stdin to stdout", func(t *testing.T) {
+	b.sub("1 MiB through stdin to stdout", func(t *testing.T, b *box) {
 		data := noise(1 << 20)
 		r := b.run(bytes.NewReader(data), filepath.Join(b.bin, "banger"), "exec", "-i", "x", "--", "cat")
 		same(t, "exit code", r.code, 0)
@@ -60,18 +60,18 @@ func TestExec(t *testing.T) {
 		same(t, "sha256", sha256.Sum256([]byte(r.stdout)), sha256.Sum256(data))
 	})
 
-	t.Run("without -i the caller's stdin is not eaten", func(t *testing.T) {
+	b.sub("without -i the caller's stdin is not eaten", func(t *testing.T, b *box) {
 		script := `banger exec x -- cat; cat`
 		r := b.run(strings.NewReader("mine\n"), "sh", "-c", script)
 		same(t, "what the script's own cat got", r.stdout, "mine\n")
 	})
 
-	t.Run("environment, directory", func(t *testing.T) {
+	b.sub("environment, directory", func(t *testing.T, b *box) {
 		r := b.banger("exec", "-e", "A=1 2", "-w", "/tmp", "x", "--", "sh", "-c", `echo "$A"; pwd; id -u`)
 		same(t, "stdout", r.stdout, "1 2\n/tmp\n0\n")
 	})
 
-	t.Run("returns when its own process has ended", func(t *testing.T) {
+	b.sub("returns when its own process has ended", func(t *testing.T, b *box) {
 		begin := time.Now()
 		r := b.banger("exec", "x", "--", "sh", "-c", "sleep 600 & echo $!")
 		if took := time.Since(begin); took > 60*time.Second {
@@ -81,7 +81,7 @@ func TestExec(t *testing.T) {
 		same(t, "exit code", b.banger("exec", "x", "--", "kill", "-0", strings.TrimSpace(r.stdout)).code, 0)
 	})
 
-	t.Run("a timeout ends all that the command started", func(t *testing.T) {
+	b.sub("a timeout ends all that the command started", func(t *testing.T, b *box) {
 		r := b.banger("exec", "--timeout", "1s", "x", "--", "sh", "-c", "trap '' TERM; sleep 601 & sleep 602; wait")
 		same(t, "exit code", r.code, 124)
 		if left := b.guest("x", "ps | grep 'sleep 60[12]' | grep -v grep || true"); left != "" {

@@ -11,24 +11,24 @@ import (
 func TestRun(t *testing.T) {
 	t.Parallel()
 	b := newBox(t)
-	t.Run("--rm", func(t *testing.T) {
+	b.sub("--rm", func(t *testing.T, b *box) {
 		r := b.banger("vm", "run", "--rm", "--name", "demo", "--", "cat", "/etc/hostname")
 		same(t, "exit code", r.code, 0)
 		same(t, "stdout", r.stdout, "demo\n")
 		same(t, "VMs", b.must("ps", "-aq"), "")
 		b.checkNothingOfVMs()
 	})
-	t.Run("--rm with a failing command", func(t *testing.T) {
+	b.sub("--rm with a failing command", func(t *testing.T, b *box) {
 		same(t, "exit code", b.banger("run", "--rm", "--", "sh", "-c", "exit 3").code, 3)
 		same(t, "VMs", b.must("ps", "-aq"), "")
 		b.checkNothingOfVMs()
 	})
-	t.Run("-d --rm", func(t *testing.T) {
+	b.sub("-d --rm", func(t *testing.T, b *box) {
 		name := b.must("run", "-d", "--rm", "--", "sleep", "2")
 		same(t, "lines on stdout", strings.Count(name, "\n"), 0)
 		eventually(t, "the VM is gone when its command has ended", commandTime, func() bool { return b.must("ps", "-aq") == "" })
 	})
-	t.Run("the VM keeps running after its command", func(t *testing.T) {
+	b.sub("the VM keeps running after its command", func(t *testing.T, b *box) {
 		same(t, "stdout", b.must("run", "--name", "stays", "--", "echo", "hello"), "hello")
 		same(t, "state", b.show("stays").State, api.StateRunning)
 		same(t, "logs", b.must("logs", "stays"), "hello")
@@ -61,13 +61,13 @@ func TestStopStartReset(t *testing.T) {
 	b.must("start", "x")
 	same(t, "files after reset", b.guest("x", "cat /root/w /home/h; ls /srv"), "work\nhome")
 
-	t.Run("what is only unsynced is not lost by stop", func(t *testing.T) {
+	b.sub("what is only unsynced is not lost by stop", func(t *testing.T, b *box) {
 		b.guest("x", "dd if=/dev/urandom of=/srv/big bs=1M count=8 2>/dev/null; sha256sum </srv/big >/root/sum")
 		b.must("restart", "x")
 		b.guest("x", "sha256sum </srv/big | cmp - /root/sum")
 	})
 
-	t.Run("set waits for the next start, and disks grow", func(t *testing.T) {
+	b.sub("set waits for the next start, and disks grow", func(t *testing.T, b *box) {
 		b.must("set", "x", "--memory", "160M", "--disk-size", "512M")
 		if p := b.show("x").Pending; len(p) == 0 {
 			t.Error("nothing is pending")

@@ -132,3 +132,34 @@ func eventually(t *testing.T, what string, within time.Duration, ok func() bool)
 		time.Sleep(100 * time.Millisecond)
 	}
 }
+
+// awaitText reads until the program has said the words; the rest is read and dropped.
+func awaitText(t *testing.T, r io.Reader, words string) {
+	t.Helper()
+	found := make(chan bool, 1)
+	go func() {
+		var seen []byte
+		buf := make([]byte, 4096)
+		for told := false; ; {
+			n, err := r.Read(buf)
+			if seen = append(seen, buf[:n]...); !told && bytes.Contains(seen, []byte(words)) {
+				told = true
+				found <- true
+			}
+			if err != nil {
+				if !told {
+					found <- false
+				}
+				return
+			}
+		}
+	}()
+	select {
+	case ok := <-found:
+		if !ok {
+			t.Fatalf("the program ended without saying %q", words)
+		}
+	case <-time.After(time.Minute):
+		t.Fatalf("the program did not say %q within a minute", words)
+	}
+}
