@@ -1,0 +1,154 @@
+// Package qmp is a small client of the QEMU Machine Protocol: JSON lines over a unix
+// socket, as docs/interop/qmp-spec.rst of QEMU has it. It owns the wire and the
+// few commands that banger uses; only package qemu imports it. A QMP socket
+// serves one client at a time; another waits in the backlog until the first is gone.
+package qmp
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// maxLine bounds one message; QEMU's longest for a VM of ours is some kilobytes.
+const maxLine = 1 << 20
+
+// writeTimeout bounds the sending of one command: QEMU reads its monitor at all times.
+const writeTimeout = 30 * time.Second
+
+// ErrClosed is what a command gets whose connection ended before its answer came.
+var ErrClosed = errors.New("QMP connection closed")
+
+// Client is one connection. Safe for concurrent use.
+type Client struct {
+	conn    net.Conn
+	onEvent func(Event)
+	done    chan struct{}
+
+	// mu protects the following. Commands are written under it, so that their order is that of their ids.
+	mu      sync.Mutex
+	next    uint64
+	pending map[string]chan message
+	ended   bool
+}
+
+// New shakes hands on conn, which it owns from now on, and serves it. onEvent is
+// called for each event, in order, from one goroutine that must not block nor Execute.
+func New(ctx context.Context, conn net.Conn, onEvent func(Event)) (*Client, error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	in := bufio.NewReaderSize(conn, 16<<10)
+	m, err := readMessage(in)
+	if err == nil && m.kind() != kindGreeting {
+		err = fmt.Errorf("no greeting but %s", m.kind())
+	}
+	if !stop() && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("cannot greet QMP: %w", err)
+	}
+	c := &Client{conn: conn, onEvent: onEvent, done: make(chan struct{}), pending: map[string]chan message{}}
+	go c.read(in)
+	if err := c.Execute(ctx, "qmp_capabilities", nil, nil); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Execute sends one command and decodes its answer into out, which may be nil. A
+// refusal by QEMU is an *Error. When ctx ends first, the command may still happen.
+func (c *Client) Execute(ctx context.Context, command string, args, out any) error {
+	answer, id, err := c.send(command, args)
+	if err != nil {
+		return fmt.Errorf("cannot send %s: %w", command, err)
+	}
+	select {
+	case m, ok := <-answer:
+		if !ok {
+			return fmt.Errorf("%s: %w", command, ErrClosed)
+		}
+		return m.result(command, out)
+	case <-ctx.Done():
+		c.mu.Lock()
+		delete(c.pending, id)
+		c.mu.Unlock()
+		return fmt.Errorf("%s: %w", command, context.Cause(ctx))
+	}
+}
+
+func (c *Client) send(command string, args any) (<-chan message, string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return nil, "", ErrClosed
+	}
+	c.next++
+	id := strconv.FormatUint(c.next, 10)
+	b, err := json.Marshal(request{Execute: command, Arguments: args, ID: id})
+	if err != nil {
+		return nil, "", err
+	}
+	answer := make(chan message, 1)
+	c.pending[id] = answer
+	if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		delete(c.pending, id)
+		return nil, "", err
+	}
+	if _, err := c.conn.Write(append(b, '\n')); err != nil {
+		delete(c.pending, id)
+		return nil, "", err
+	}
+	return answer, id, nil
+}
+
+// read serves answers and events until the connection ends.
+func (c *Client) read(in *bufio.Reader) {
+	defer close(c.done)
+	for {
+		m, err := readMessage(in)
+		if err != nil {
+			break
+		}
+		switch m.kind() {
+		case kindEvent:
+			c.onEvent(m.event())
+		case kindReturn, kindError:
+			c.mu.Lock()
+			if answer, ok := c.pending[m.id()]; ok {
+				delete(c.pending, m.id())
+				answer <- m
+			}
+			c.mu.Unlock()
+		case kindGreeting, kindUnknown: // nothing that we asked for
+		}
+	}
+	_ = c.conn.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	for _, answer := range c.pending {
+		close(answer)
+	}
+	c.pending = nil
+}
+
+// Done is closed when the connection has ended and every event of it was delivered.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Close ends the connection; QEMU goes on.
+func (c *Client) Close() error {
+	err := c.conn.Close()
+	<-c.done
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
