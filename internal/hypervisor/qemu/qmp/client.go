@@ -31,8 +31,11 @@ type Client struct {
 	onEvent func(Event)
 	done    chan struct{}
 
-	// mu protects the following. Commands are written under it, so that their order is that of their ids.
-	mu      sync.Mutex
+	// wmu is held while a command is written. It is never taken with mu held, and the reader never takes
+	// it: QEMU may stop reading until we have read what it says.
+	wmu sync.Mutex
+
+	mu      sync.Mutex // protects the following
 	next    uint64
 	pending map[string]chan message
 	ended   bool
@@ -77,36 +80,55 @@ func (c *Client) Execute(ctx context.Context, command string, args, out any) err
 		}
 		return m.result(command, out)
 	case <-ctx.Done():
-		c.mu.Lock()
-		delete(c.pending, id)
-		c.mu.Unlock()
+		c.forget(id)
 		return fmt.Errorf("%s: %w", command, context.Cause(ctx))
 	}
 }
 
 func (c *Client) send(command string, args any) (<-chan message, string, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ended {
-		return nil, "", ErrClosed
-	}
-	c.next++
-	id := strconv.FormatUint(c.next, 10)
-	b, err := json.Marshal(request{Execute: command, Arguments: args, ID: id})
+	answer := make(chan message, 1)
+	id, err := c.expect(answer)
 	if err != nil {
 		return nil, "", err
 	}
-	answer := make(chan message, 1)
+	if err = c.write(request{Execute: command, Arguments: args, ID: id}); err != nil {
+		c.forget(id)
+	}
+	return answer, id, err
+}
+
+// expect registers a new command's answer.
+func (c *Client) expect(answer chan message) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return "", ErrClosed
+	}
+	c.next++
+	id := strconv.FormatUint(c.next, 10)
 	c.pending[id] = answer
+	return id, nil
+}
+
+func (c *Client) forget(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.pending, id)
+}
+
+func (c *Client) write(r request) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
 	if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		delete(c.pending, id)
-		return nil, "", err
+		return err
 	}
-	if _, err := c.conn.Write(append(b, '\n')); err != nil {
-		delete(c.pending, id)
-		return nil, "", err
-	}
-	return answer, id, nil
+	_, err = c.conn.Write(append(b, '
+'))
+	return err
 }
 
 // read serves answers and events until the connection ends.
@@ -121,12 +143,7 @@ func (c *Client) read(in *bufio.Reader) {
 		case kindEvent:
 			c.onEvent(m.event())
 		case kindReturn, kindError:
-			c.mu.Lock()
-			if answer, ok := c.pending[m.id()]; ok {
-				delete(c.pending, m.id())
-				answer <- m
-			}
-			c.mu.Unlock()
+			c.answer(m)
 		case kindGreeting, kindUnknown: // nothing that we asked for
 		}
 	}
@@ -138,6 +155,15 @@ func (c *Client) read(in *bufio.Reader) {
 		close(answer)
 	}
 	c.pending = nil
+}
+
+func (c *Client) answer(m message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if answer, ok := c.pending[m.id()]; ok {
+		delete(c.pending, m.id())
+		answer <- m // buffered: never blocks
+	}
 }
 
 // Done is closed when the connection has ended and every event of it was delivered.
