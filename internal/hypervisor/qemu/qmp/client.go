@@ -126,8 +126,7 @@ func (c *Client) write(r request) error {
 	if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
-	_, err = c.conn.Write(append(b, '
-'))
+	_, err = c.conn.Write(append(b, '\n'))
 	return err
 }
 
