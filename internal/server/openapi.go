@@ -28,6 +28,7 @@ func document(routes []route) ([]byte, error) {
 	}
 	b := &schemas{words: words, done: object{}, requests: requestTypes(routes)}
 	errorBody := b.of(typeOf[api.ErrorBody]())
+	b.of(typeOf[api.Control]()) // of no route: it travels in frames
 	paths := object{}
 	for _, r := range routes {
 		method, path, _ := strings.Cut(r.pattern, " ")
@@ -75,6 +76,15 @@ func codeTable() string {
 	return b.String()
 }
 
+// streamDocs says what each kind of stream carries.
+var streamDocs = map[string]string{
+	api.UpgradeRaw: "It carries the bytes of the TCP connection both ways; the end of one direction is a half-close.",
+	api.UpgradeFrames: "It carries frames both ways: a byte of channel (1 stdin, 2 stdout, 3 stderr, 4 control), the length as " +
+		"32 bits big-endian, at most 65536 bytes of payload. A control frame is a Control. The caller's first frame is the control `start`; " +
+		"`resize`, `signal` and `eof` may follow; the last one from the daemon is `exit` or `error`. Hanging up ends the command. " +
+		"Without these headers, or with `Accept: application/json`, the call waits for the command's end and answers its result.",
+}
+
 func (b *schemas) operation(r route, method, path string) object {
 	op := object{
 		"operationId": operationID(method, path),
@@ -101,9 +111,9 @@ func (b *schemas) operation(r route, method, path string) object {
 	case a.upload != "":
 		op["requestBody"] = object{"required": true, "content": object{a.upload: object{}}}
 	}
-	if r.action.upgrade != "" {
+	if doc, ok := streamDocs[r.action.upgrade]; ok {
 		op["description"] = "With the headers `Connection: Upgrade` and `Upgrade: " + r.action.upgrade +
-			"` the connection becomes a stream (answer 101)."
+			"` the connection becomes a stream (answer 101). " + doc
 	}
 	return op
 }
