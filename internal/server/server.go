@@ -59,9 +59,15 @@ var errStopping = api.Errorf(api.CodeUnreachable, "the daemon is stopping")
 
 // New makes a server that holds back every route that is not early until Ready.
 func New(services Services) *Server {
+	s := &Server{Services: services, mux: http.NewServeMux(), ready: make(chan struct{})}
+	s.open(s.routes())
+	return s
+}
+
+func (s *Server) open(routes []route) {
 	base, cancel := context.WithCancelCause(context.Background())
-	s := &Server{Services: services, mux: http.NewServeMux(), ready: make(chan struct{}), cancel: cancel}
-	for _, r := range s.routes() {
+	s.cancel = cancel
+	for _, r := range routes {
 		s.mux.Handle(r.pattern, s.handler(r))
 	}
 	s.mux.Handle("/", s.handler(route{pattern: "/", access: owner | early, action: action{serve: func(c *call) error {
@@ -73,9 +79,8 @@ func New(services Services) *Server {
 		ConnContext:       withPeer,
 		ReadHeaderTimeout: 10 * time.Second,
 		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(services.Log.Handler(), slog.LevelWarn),
+		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
 	}
-	return s
 }
 
 // Serve answers l until Shutdown. It may run for several listeners.
