@@ -1,0 +1,268 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"banger/api"
+	"banger/internal/host"
+	"banger/internal/operation"
+)
+
+// debianSuite is the release that `image build debian` makes.
+const debianSuite = "bookworm"
+
+// debianPackages is what people expect of a machine (the first lines), and what systemd needs
+// to come up whole. Essential packages, apt among them, come by themselves.
+func debianPackages() []string {
+	return []string{
+		"openssh-server", "openssh-client", "sudo", "git", "curl", "ca-certificates", "iproute2", "iputils-ping", "procps",
+		"less", "file", "vim-tiny", "tmux", "rsync", "xz-utils", "zstd", "bash-completion", "python3-minimal",
+		"systemd", "systemd-sysv", "udev", "dbus", "libpam-systemd", "kmod",
+	}
+}
+
+// debianSetup runs in the new root, after the packages and before the user's script.
+//
+//go:embed debian/setup
+var debianSetup []byte
+
+// own is where our files lie in the root while it is being made.
+const own = ".banger"
+
+// debian fills in what mmdebstrap makes.
+func (s *Service) debian(ctx context.Context, op *operation.Operation, u *unpacker, work string, b api.ImageBuild) error {
+	mode, err := s.mmdebstrapMode()
+	if err != nil {
+		return err
+	}
+	root := filepath.Join(work, "root.tar")
+	err = op.Step(ctx, "install packages", func(ctx context.Context) error {
+		return s.mmdebstrap(ctx, op, mode, work, root, b)
+	})
+	if err != nil {
+		return err
+	}
+	return op.Step(ctx, "unpack", func(ctx context.Context) error {
+		f, err := os.Open(root)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if err := s.unpackTar(ctx, u, f, func(n int64) { op.Progress(n, info.Size()) }); err != nil {
+			return err
+		}
+		return errors.Join(os.Remove(root), s.depersonalise(u))
+	})
+}
+
+// depersonalise takes out what would be the same in every guest, and what is the build's own.
+func (s *Service) depersonalise(u *unpacker) error {
+	now := s.Now()
+	gone := []string{own, "etc/hostname", "var/lib/dbus/machine-id", "etc/apt/apt.conf.d/99mmdebstrap"}
+	for name := range u.nodes {
+		if strings.HasPrefix(name, "etc/ssh/ssh_host_") {
+			gone = append(gone, name)
+		}
+	}
+	for _, name := range gone {
+		if err := u.remove(name); err != nil {
+			return err
+		}
+	}
+	// An empty machine-id is made up at each boot, and is no "first boot" to systemd (machine-id(5)).
+	for _, name := range []string{"etc/machine-id", "etc/resolv.conf"} {
+		if err := u.putFile(name, 0o644, nil, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) mmdebstrap(ctx context.Context, op *operation.Operation, mode, work, root string, b api.ImageBuild) error {
+	program, err := s.Host.LookPath("mmdebstrap")
+	if err != nil {
+		return err
+	}
+	mirrors, err := s.mirrors(ctx, b.Mirror)
+	if err != nil {
+		return err
+	}
+	overlay := filepath.Join(work, "overlay.tar")
+	if err := s.writeOverlay(overlay, b.Run); err != nil {
+		return err
+	}
+	// mmdebstrap keeps the root in TMPDIR, where without root its files belong to subordinate
+	// uids: neither can those pass through our own directories, nor can we remove what a killed
+	// build has left there. So it gets a directory in the system's, removed through mmdebstrap.
+	scratch, err := os.MkdirTemp("", "banger-image-*")
+	if err != nil {
+		return diskError(err)
+	}
+	if err := os.Chmod(scratch, 0o711); err != nil {
+		return err
+	}
+	defer s.removeScratch(program, mode, scratch)
+	packages := b.Packages
+	if len(packages) == 0 {
+		packages = s.Packages
+	}
+	if len(packages) == 0 {
+		packages = debianPackages()
+	}
+	args := []string{
+		"--mode=" + mode, "--variant=minbase", "--format=tar",
+		"--skip=cleanup/apt/lists", "--include=" + strings.Join(packages, ","),
+		// Half of a small system's files are translations and manuals that no guest reads. Licences stay.
+		"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
+		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+		"--customize-hook=tar-in overlay.tar /",
+		`--customize-hook=chroot "$1" /` + own + "/setup",
+	}
+	if b.Run != "" {
+		args = append(args, `--customize-hook=chroot "$1" /`+own+"/run")
+	}
+	args = append(args, debianSuite, root)
+	args = append(args, mirrors...)
+	err = s.Host.Run(ctx, host.Command{
+		Path: program, Args: args, Dir: work, Env: s.env(append(slices.Clone(s.Env), "TMPDIR="+scratch)...),
+		Stderr: &phases{op: op},
+	})
+	if err != nil {
+		return s.runError(fmt.Errorf("cannot make a Debian root: %w", err))
+	}
+	return nil
+}
+
+// mirrors are what mmdebstrap takes as its last arguments; none lets it use its own default.
+func (s *Service) mirrors(ctx context.Context, asked string) ([]string, error) {
+	if asked == "" {
+		asked = s.Mirror
+	}
+	if asked != "" {
+		return []string{"deb " + asked + " " + debianSuite + " main"}, nil
+	}
+	return s.debianSources(ctx, debianSuite)
+}
+
+// mmdebstrapMode says how: as root in a chroot, else in a user namespace with subordinate uids.
+func (s *Service) mmdebstrapMode() (string, error) {
+	if s.UID == 0 {
+		return "root", nil
+	}
+	if _, err := s.Host.LookPath("newuidmap"); err != nil {
+		return "", err
+	}
+	name := strconv.Itoa(s.UID)
+	if u, err := user.LookupId(name); err == nil {
+		name = u.Username
+	}
+	for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
+		text, err := os.ReadFile(file)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("cannot build as %s: %w", name, err)
+		}
+		if !hasSubordinates(string(text), name) {
+			return "", api.Errorf(api.CodeMissing, "user %s has no subordinate ids in %s, which a Debian root without root needs", name, file).
+				WithHint("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s", name)
+		}
+	}
+	return "unshare", nil
+}
+
+// hasSubordinates looks for a line of subuid(5) by name, which is all that mmdebstrap 1.3 knows.
+func hasSubordinates(text, name string) bool {
+	for line := range strings.SplitSeq(text, "\n") {
+		if f := strings.Split(line, ":"); len(f) == 3 && f[0] == name {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Service) removeScratch(program, mode, dir string) {
+	if mode == "unshare" {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			s.Log.Warn("cannot look into a build's directory", "path", dir, "error", err)
+		}
+		for _, e := range entries {
+			err := s.Host.Run(context.Background(), host.Command{
+				Path: program, Args: []string{"--unshare-helper", "rm", "-rf", "--", filepath.Join(dir, e.Name())}, Env: s.env()})
+			if err != nil {
+				s.Log.Warn("cannot remove a build's directory", "path", dir, "error", err)
+			}
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		s.Log.Warn("cannot remove a build's directory", "path", dir, "error", err)
+	}
+}
+
+// writeOverlay writes the files that every Debian image has more than its packages.
+func (s *Service) writeOverlay(path, run string) error {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	put := func(h tar.Header, text []byte) error {
+		h.Size, h.ModTime, h.Format = int64(len(text)), s.Now(), tar.FormatPAX
+		if err := w.WriteHeader(&h); err != nil {
+			return err
+		}
+		_, err := w.Write(text)
+		return err
+	}
+	files := debianFiles()
+	files[own+"/setup"] = overlayFile{mode: 0o755, text: string(debianSetup)}
+	if run != "" {
+		files[own+"/run"] = overlayFile{mode: 0o755, text: run}
+	}
+	var errs []error
+	for name, f := range files {
+		h := tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: f.mode}
+		if f.link != "" {
+			h.Typeflag, h.Linkname = tar.TypeSymlink, f.link
+		}
+		errs = append(errs, put(h, []byte(f.text)))
+	}
+	if err := errors.Join(errors.Join(errs...), w.Close()); err != nil {
+		return err
+	}
+	return diskError(os.WriteFile(path, b.Bytes(), 0o600))
+}
+
+// phases turns mmdebstrap's "I: doing something..." into the step's detail.
+type phases struct {
+	op   *operation.Operation
+	line []byte
+}
+
+func (p *phases) Write(b []byte) (int, error) {
+	for _, c := range b {
+		if c != '\n' && c != '\r' {
+			if len(p.line) < 200 {
+				p.line = append(p.line, c)
+			}
+			continue
+		}
+		if text, ok := strings.CutPrefix(string(p.line), "I: "); ok {
+			p.op.Detail("%s", strings.ToValidUTF8(strings.TrimSuffix(text, "..."), "?"))
+		}
+		p.line = p.line[:0]
+	}
+	return len(b), nil
+}
