@@ -11,15 +11,18 @@
 //	POST /personalise                 Personalise → Health
 //	POST /exec                        Upgrade: banger-frames; see package frame
 //	POST /sessions                    SessionStart → Session
-//	GET  /sessions/{id}               Session
+//	GET  /sessions/{id}               Session; ?wait=true: once it has ended
+//	DEL  /sessions/{id}               forgets a session that has ended, with its logs
 //	GET  /sessions/{id}/log           ?stream=stdout|stderr&offset=N&follow=true → bytes; Banger-Log-Offset
 //	POST /sessions/{id}/signal        api.VMSignal
 //	GET  /files?path=                 one file's bytes; Banger-File-Mode: octal
 //	PUT  /files?path=&mode=&user=     one file's bytes, put in place by rename
-//	GET  /tree?path=                  a tar stream of path, its members named from its base name
-//	PUT  /tree?path=&user=            a tar stream unpacked below path, confined to it
+//	GET  /tree?path=                  a tar stream of path, its members named from its base name ("." for DIR/.)
+//	PUT  /tree?path=&user=&keep_owner= a tar stream unpacked below the directory path, confined to it; owned by
+//	                                  user (empty: root), or with keep_owner=true as the stream says
 //	GET  /stat?path=                  api.FileStat
-//	GET  /dial?port=N                 Upgrade: banger-raw, to 127.0.0.1:N (or ::1) in the guest
+//	GET  /dial?port=N                 Upgrade: banger-raw, to 127.0.0.1:N (or ::1) in the guest; here, where
+//	                                  connections have no half-close, its bytes travel as a frame.Duplex
 //	GET  /ports                       []api.Port without Reach
 //	GET  /stats                       Stats
 //	POST /clock                       Clock
@@ -136,6 +139,21 @@ type Shutdown struct {
 
 // FileModeHeader carries a file's permission bits, octal, on GET /files.
 const FileModeHeader = "Banger-File-Mode"
+
+// Trailers of GET /tree: an api.Error as JSON when the stream is not whole; and a JSON
+// array of what cannot travel (sockets, FIFOs, devices), cut short after 20.
+const (
+	TreeErrorTrailer   = "Banger-Tree-Error"
+	TreeSkippedTrailer = "Banger-Tree-Skipped"
+)
+
+// Session states.
+const (
+	SessionStarting = "starting"
+	SessionRunning  = "running"
+	SessionExited   = "exited" // ExitCode counts
+	SessionFailed   = "failed" // Error says why; ExitCode is 126 or 127 where it could not be executed
+)
 
 // PortName is the virtio-serial port that carries the channel, as in
 // /sys/class/virtio-ports/*/name.

@@ -3,7 +3,7 @@ package archtest
 // anyone are the packages that everybody may import; they import none of ours, except
 // where rules says so.
 var anyone = []string{
-	"internal/config", "internal/keylock", "internal/frame", "internal/frame/link", "internal/durable",
+	"internal/config", "internal/keylock", "internal/frame", "internal/frame/link", "internal/frame/tree", "internal/durable",
 }
 
 // parts is the layer below template: each owns one noun.
@@ -31,6 +31,7 @@ var rules = []rule{
 
 	{"internal/frame", []string{"api"}, "control frames carry api.Control"},
 	{"internal/frame/link", nil, "a record layer carries bytes"},
+	{"internal/frame/tree", []string{"api"}, "a tree is packed and unpacked on both sides; its refusals have codes"},
 	{"internal/config", nil, "paths and defaults are needed by everybody, so they need nobody"},
 	{"internal/keylock", nil, "a lock knows nothing of what it locks"},
 	{"internal/durable", nil, "writing a file so that it survives a power cut knows nothing of what is in it"},

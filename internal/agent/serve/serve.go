@@ -6,41 +6,190 @@
 package serve
 
 import (
+	"context"
+	"encoding/json"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/api"
+	"banger/api/agentapi"
 )
 
 // Options are what a Server needs.
 type Options struct {
 	System System
-	// Root is "/" in a guest; a directory stands for the guest's root in the fake.
+	// Root is "/" in a guest. Another directory (the fake) stands for the guest's root: files and
+	// homes are looked up in it, users are not switched, nothing is synced.
 	Root string
 	// SessionDir keeps the sessions; empty means Root/run/banger/sessions.
 	SessionDir string
-	// HoldArgv starts a program that calls HoldMain(args) with all that follows this vector.
-	// Empty means ["/proc/self/exe", "hold"]; in a guest argv[0] of it becomes "@banger-hold".
+	// HoldArgv starts a program that calls HoldMain with all arguments that follow these.
+	// Empty means /proc/self/exe hold. Whatever it is, argv[0] becomes "@banger-hold".
 	HoldArgv []string
 	// Cgroup is a directory of a cgroup v2 tree in which each command gets a
-	// group of its own; empty: none, commands are then found by their process tree.
+	// group of its own; empty: none, commands are then found by session and descent.
 	Cgroup string
-	// ProcRoot is where ports and stats are read: empty means /proc.
-	ProcRoot string
 	// NetDevice is whose traffic Stats counts; empty means eth0.
 	NetDevice string
 	Log       *slog.Logger
 	Now       func() time.Time
 }
 
-// Server answers the daemon's calls.
+// Server answers the daemon's calls. Safe for concurrent use.
 type Server struct {
-	o   Options
-	mux *http.ServeMux
+	o     Options
+	place place
+	log   *slog.Logger
+	mux   *http.ServeMux
 }
 
 // New makes a Server.
 func New(o Options) *Server {
-	return &Server{o: o, mux: http.NewServeMux()}
+	if o.Root == "" {
+		o.Root = "/"
+	}
+	if len(o.HoldArgv) == 0 {
+		o.HoldArgv = []string{"/proc/self/exe", "hold"}
+	}
+	if o.NetDevice == "" {
+		o.NetDevice = "eth0"
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	s := &Server{o: o, place: place{Root: o.Root, Cgroup: o.Cgroup}, log: o.Log, mux: http.NewServeMux()}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.o.SessionDir == "" {
+		s.o.SessionDir = s.place.path("/run/banger/sessions")
+	}
+	for pattern, h := range s.routes() {
+		s.mux.Handle(pattern, s.answer(h))
+	}
+	return s
+}
+
+func (s *Server) routes() map[string]handler {
+	return map[string]handler{
+		"GET /health":       s.health,
+		"POST /personalise": s.personalise,
+		"POST /shutdown":    s.shutdown,
+		"POST /clock":       s.clock,
+		"POST /grow":        s.grow,
+		"POST /sync":        s.sync,
+
+		"POST /exec":                 s.exec,
+		"POST /sessions":             s.startSession,
+		"GET /sessions/{id}":         s.session,
+		"DELETE /sessions/{id}":      s.deleteSession,
+		"GET /sessions/{id}/log":     s.sessionLog,
+		"POST /sessions/{id}/signal": s.signalSession,
+
+		"GET /files": s.getFile,
+		"PUT /files": s.putFile,
+		"GET /tree":  s.getTree,
+		"PUT /tree":  s.putTree,
+		"GET /stat":  s.stat,
+
+		"GET /dial":  s.dial,
+		"GET /ports": s.ports,
+		"GET /stats": s.stats,
+	}
 }
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// handler answers a call, or returns why not. Once it has begun its answer it returns nil.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+func (s *Server) answer(h handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			e := api.AsError(err)
+			if e.Code == api.CodeInternal {
+				s.log.Warn("a call failed", "path", r.URL.Path, "err", err)
+			}
+			writeJSON(w, e.Code.Status(), api.ErrorBody{Error: *e})
+		}
+	})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func ok(w http.ResponseWriter, v any) error {
+	writeJSON(w, http.StatusOK, v)
+	return nil
+}
+
+// maxBody bounds a JSON body.
+const maxBody = 4 << 20
+
+func decode(r *http.Request, v any) error {
+	d := json.NewDecoder(io.LimitReader(r.Body, maxBody))
+	if err := d.Decode(v); err != nil {
+		return api.Errorf(api.CodeInvalid, "cannot read the request: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) health(w http.ResponseWriter, _ *http.Request) error {
+	return ok(w, s.o.System.Health())
+}
+
+func (s *Server) personalise(w http.ResponseWriter, r *http.Request) error {
+	var p agentapi.Personalise
+	if err := decode(r, &p); err != nil {
+		return err
+	}
+	// Half a personality is worse than none: it is finished even if the caller goes away.
+	h, err := s.o.System.Personalise(context.WithoutCancel(r.Context()), p)
+	if err != nil {
+		return err
+	}
+	return ok(w, h)
+}
+
+func (s *Server) shutdown(w http.ResponseWriter, r *http.Request) error {
+	var sd agentapi.Shutdown
+	if err := decode(r, &sd); err != nil {
+		return err
+	}
+	if err := s.o.System.Shutdown(context.WithoutCancel(r.Context()), sd); err != nil {
+		return err
+	}
+	return ok(w, struct{}{})
+}
+
+func (s *Server) clock(w http.ResponseWriter, r *http.Request) error {
+	var c agentapi.Clock
+	if err := decode(r, &c); err != nil {
+		return err
+	}
+	if err := s.o.System.SetClock(c.Time); err != nil {
+		return err
+	}
+	return ok(w, struct{}{})
+}
+
+func (s *Server) grow(w http.ResponseWriter, r *http.Request) error {
+	if err := s.o.System.Grow(context.WithoutCancel(r.Context())); err != nil {
+		return err
+	}
+	return ok(w, s.o.System.Health())
+}
+
+func (s *Server) sync(w http.ResponseWriter, _ *http.Request) error {
+	if s.place.own() {
+		unix.Sync()
+	}
+	return ok(w, struct{}{})
+}

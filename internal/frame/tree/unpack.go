@@ -1,0 +1,363 @@
+package tree
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/api"
+)
+
+// Owner is a numeric user and group.
+type Owner struct{ UID, GID int }
+
+// UnpackOptions change how Unpack works.
+type UnpackOptions struct {
+	// Owner of everything that is made; nil: whoever runs this, or with KeepOwner the
+	// numeric owners that the stream names (which takes root).
+	Owner     *Owner
+	KeepOwner bool
+	// As replaces the first component of every name; empty leaves them as they are.
+	As string
+}
+
+type unpacker struct {
+	o    UnpackOptions
+	root *os.Root
+	// parent is the directory that the last entry went to, under the name it was asked for.
+	parent     *os.File
+	parentName string
+	// made are the directories that were made, whose metadata come last: writing into
+	// them changes their mtime, and some may not be written to once they have their mode.
+	made []madeDir
+}
+
+type madeDir struct {
+	name string
+	h    *tar.Header
+}
+
+// Unpack puts a tar stream below dst, an open directory. Files that are there are
+// replaced (never written into), directories are joined. It stops at the first thing that it
+// refuses, with code invalid; what was unpacked before stays.
+func Unpack(ctx context.Context, r io.Reader, dst *os.File, o UnpackOptions) (err error) {
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dst.Fd()))
+	if err != nil {
+		return fmt.Errorf("cannot unpack into %s: %w", dst.Name(), err)
+	}
+	u := &unpacker{o: o, root: root}
+	defer func() {
+		err = errors.Join(err, u.finish())
+		u.forget()
+		_ = root.Close()
+	}()
+	tr := tar.NewReader(&cancellable{ctx, r})
+	for {
+		h, err := tr.Next()
+		if err == io.EOF {
+			// The writer's padding: read it, or the one who sends it is cut off.
+			_, err = io.Copy(io.Discard, r)
+			return err
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return api.Errorf(api.CodeInvalid, "cannot read the tar stream: %w", err)
+		}
+		if err := u.entry(h, tr); err != nil {
+			return err
+		}
+	}
+}
+
+func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
+	name, err := u.clean(h.Name)
+	if err != nil {
+		return err
+	}
+	if h.Typeflag == tar.TypeXGlobalHeader {
+		return nil
+	}
+	if name == "." {
+		if h.Typeflag == tar.TypeDir {
+			return nil // the target itself: it stays as it is
+		}
+		return refuse(h.Name, "has no name")
+	}
+	switch h.Typeflag {
+	case tar.TypeDir:
+		err = u.dir(name, h)
+	case tar.TypeReg, '\x00', tar.TypeGNUSparse, tar.TypeCont:
+		err = u.file(name, h, body)
+	case tar.TypeSymlink:
+		err = u.symlink(name, h)
+	case tar.TypeLink:
+		err = u.link(name, h)
+	case tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
+		return refuse(h.Name, "is a device or a FIFO")
+	default:
+		return refuse(h.Name, fmt.Sprintf("is of the unknown kind %q", h.Typeflag))
+	}
+	if err != nil {
+		return explain(h.Name, err)
+	}
+	return nil
+}
+
+// clean turns a member's name into a path below the target.
+func (u *unpacker) clean(name string) (string, error) {
+	if name == "" || strings.ContainsRune(name, 0) {
+		return "", refuse(name, "has no name")
+	}
+	if strings.HasPrefix(name, "/") {
+		return "", refuse(name, "is an absolute name")
+	}
+	for _, part := range strings.Split(name, "/") {
+		if part == ".." {
+			return "", refuse(name, `contains ".."`)
+		}
+	}
+	name = path.Clean(name)
+	if u.o.As != "" {
+		_, rest, _ := strings.Cut(name, "/")
+		name = path.Join(u.o.As, rest)
+	}
+	return name, nil
+}
+
+func refuse(name, why string) *api.Error {
+	return api.Errorf(api.CodeInvalid, "refused to unpack %q: it %s", name, why)
+}
+
+// explain gives an error of the file system its code.
+func explain(name string, err error) error {
+	var e *api.Error
+	switch {
+	case errors.As(err, &e):
+		return err
+	case escapes(err):
+		return refuse(name, "leads out of the target through a symbolic link")
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return api.Errorf(api.CodeExhausted, "cannot unpack %q: %w", name, err)
+	case errors.Is(err, fs.ErrPermission):
+		return api.Errorf(api.CodeDenied, "cannot unpack %q: %w", name, err)
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENAMETOOLONG),
+		errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTEMPTY), errors.Is(err, fs.ErrNotExist):
+		return api.Errorf(api.CodeInvalid, "cannot unpack %q: %w", name, err)
+	}
+	return fmt.Errorf("cannot unpack %q: %w", name, err)
+}
+
+// escapes recognises the error of os.Root for a path that leaves it; the standard library has
+// no name for it, only this property: it is no errno.
+func escapes(err error) bool {
+	var pe *fs.PathError
+	if !errors.As(err, &pe) {
+		return false
+	}
+	var errno unix.Errno
+	return !errors.As(pe.Err, &errno)
+}
+
+// in returns the open directory that name goes into, and name's last component.
+func (u *unpacker) in(name string) (fd int, base string, err error) {
+	dir, base := path.Split(name)
+	dir = path.Clean(dir)
+	if u.parent == nil || dir != u.parentName {
+		u.forget()
+		f, err := u.root.Open(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			if err = u.root.MkdirAll(dir, 0o755); err == nil {
+				f, err = u.root.Open(dir)
+			}
+		}
+		if err != nil {
+			return -1, "", err
+		}
+		u.parent, u.parentName = f, dir
+	}
+	return int(u.parent.Fd()), base, nil
+}
+
+func (u *unpacker) forget() {
+	if u.parent != nil {
+		_ = u.parent.Close()
+		u.parent = nil
+	}
+}
+
+func (u *unpacker) dir(name string, h *tar.Header) error {
+	fd, base, err := u.in(name)
+	if err != nil {
+		return err
+	}
+	err = unix.Mkdirat(fd, base, 0o700)
+	if errors.Is(err, unix.EEXIST) {
+		st, err := u.root.Stat(name) // through a symbolic link within the target
+		if err != nil {
+			return err
+		}
+		if !st.IsDir() {
+			return unix.ENOTDIR
+		}
+		return nil
+	}
+	if err == nil {
+		u.made = append(u.made, madeDir{name, h})
+	}
+	return err
+}
+
+// vacate removes what stands in the way of a new entry, except a directory.
+func vacate(fd int, base string) error {
+	err := unix.Unlinkat(fd, base, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+func (u *unpacker) file(name string, h *tar.Header, body io.Reader) error {
+	fd, base, err := u.in(name)
+	if err != nil {
+		return err
+	}
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	n, err := unix.Openat(fd, base, flags, 0o600)
+	if errors.Is(err, unix.EEXIST) {
+		if err = vacate(fd, base); err == nil {
+			n, err = unix.Openat(fd, base, flags, 0o600)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(n), name)
+	defer f.Close()
+	if err := copySparse(f, body); err != nil {
+		return err
+	}
+	if o, ok := u.owner(h); ok {
+		if err := unix.Fchown(n, o.UID, o.GID); err != nil {
+			return err
+		}
+	}
+	if err := unix.Fchmod(n, u.mode(h)); err != nil { // after chown, which clears setuid
+		return err
+	}
+	if err := unix.UtimesNanoAt(fd, base, times(h), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func (u *unpacker) symlink(name string, h *tar.Header) error {
+	if h.Linkname == "" || strings.ContainsRune(h.Linkname, 0) {
+		return refuse(h.Name, "is a symbolic link to nothing")
+	}
+	fd, base, err := u.in(name)
+	if err != nil {
+		return err
+	}
+	if err := vacate(fd, base); err != nil {
+		return err
+	}
+	if err := unix.Symlinkat(h.Linkname, fd, base); err != nil {
+		return err
+	}
+	if o, ok := u.owner(h); ok {
+		if err := unix.Fchownat(fd, base, o.UID, o.GID, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+	}
+	err = unix.UtimesNanoAt(fd, base, times(h), unix.AT_SYMLINK_NOFOLLOW)
+	u.forget() // the way to the parent may lead through this very link
+	return err
+}
+
+func (u *unpacker) link(name string, h *tar.Header) error {
+	target, err := u.clean(h.Linkname)
+	if err != nil {
+		return refuse(h.Name, fmt.Sprintf("is a hard link to %q, which is outside", h.Linkname))
+	}
+	from, err := u.root.Open(path.Dir(target))
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	fd, base, err := u.in(name)
+	if err != nil {
+		return err
+	}
+	if target == name {
+		return refuse(h.Name, "is a hard link to itself")
+	}
+	if err := vacate(fd, base); err != nil {
+		return err
+	}
+	return unix.Linkat(int(from.Fd()), path.Base(target), fd, base, 0) // 0: a symbolic link is not followed
+}
+
+// finish gives the directories their owner, mode and time, innermost first.
+func (u *unpacker) finish() error {
+	var errs []error
+	for i := len(u.made) - 1; i >= 0; i-- {
+		d := u.made[i]
+		if err := u.finishDir(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, explain(d.h.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (u *unpacker) finishDir(d madeDir) error {
+	f, err := u.root.OpenFile(d.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fd := int(f.Fd())
+	if o, ok := u.owner(d.h); ok {
+		if err := unix.Fchown(fd, o.UID, o.GID); err != nil {
+			return err
+		}
+	}
+	if err := unix.Fchmod(fd, u.mode(d.h)); err != nil {
+		return err
+	}
+	return os.Chtimes(fmt.Sprintf("/proc/self/fd/%d", fd), time.Time{}, d.h.ModTime)
+}
+
+func (u *unpacker) owner(h *tar.Header) (Owner, bool) {
+	switch {
+	case u.o.Owner != nil:
+		return *u.o.Owner, true
+	case u.o.KeepOwner:
+		return Owner{h.Uid, h.Gid}, true
+	}
+	return Owner{}, false
+}
+
+// mode is the member's mode. setuid, setgid and sticky travel only with their owner:
+// a set-uid file must not become another user's by being copied.
+func (u *unpacker) mode(h *tar.Header) uint32 {
+	if u.o.KeepOwner && u.o.Owner == nil {
+		return uint32(h.Mode & 0o7777)
+	}
+	return uint32(h.Mode & 0o1777)
+}
+
+func times(h *tar.Header) []unix.Timespec {
+	t := unix.NsecToTimespec(h.ModTime.UnixNano())
+	return []unix.Timespec{t, t}
+}
