@@ -1,0 +1,172 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"banger/api"
+	"banger/client"
+	"banger/internal/config"
+)
+
+// quiet is how long a step may take before somebody who is no terminal is told of it.
+const quiet = 2 * time.Second
+
+// progress shows the steps of one operation. On a terminal each is a line with its time,
+// the last one moving; elsewhere only those that take long are said, once when
+// that shows and once when they have ended.
+type progress struct {
+	w     io.Writer
+	tty   bool
+	label string // put before each line; may be empty
+	now   func() time.Time
+
+	op     api.Operation
+	ended  int // steps whose end has been dealt with
+	said   int // the step, counted from 1, that somebody who is no terminal was told of
+	warned int
+	live   bool // the last line on the terminal is unfinished
+}
+
+func (p *progress) update(op api.Operation) {
+	p.op = op
+	for ; p.warned < len(op.Warnings); p.warned++ {
+		p.clear()
+		fmt.Fprintf(p.w, "%snote: %s\n", p.label, printable(op.Warnings[p.warned]))
+	}
+	for ; p.ended < len(op.Steps) && op.Steps[p.ended].EndedAt != nil; p.ended++ {
+		s := op.Steps[p.ended]
+		took := time.Duration(s.DurationMS) * time.Millisecond
+		p.clear()
+		if p.tty || took >= quiet {
+			fmt.Fprintf(p.w, "%s%-28s %s\n", p.label, printable(s.Name), config.FormatDuration(took))
+		}
+	}
+	p.tick()
+}
+
+// tick shows the step that runs.
+func (p *progress) tick() {
+	if p.ended >= len(p.op.Steps) || p.op.State != api.OperationRunning {
+		return
+	}
+	s := p.op.Steps[p.ended]
+	took := p.now().Sub(s.StartedAt)
+	if p.tty {
+		fmt.Fprintf(p.w, "\r\x1b[K%s%-28s %s%s", p.label, printable(s.Name), config.FormatDuration(took.Truncate(100*time.Millisecond)), amount(s))
+		p.live = true
+		return
+	}
+	if took >= quiet && p.said <= p.ended {
+		p.said = p.ended + 1
+		fmt.Fprintf(p.w, "%s%s ...%s\n", p.label, printable(s.Name), amount(s))
+	}
+}
+
+// amount is how far a step is and what it is doing, cut to fit a terminal's line.
+func amount(s api.OperationStep) string {
+	var b strings.Builder
+	switch {
+	case s.Total > 0:
+		fmt.Fprintf(&b, "  %s of %s", config.FormatSize(s.Done), config.FormatSize(s.Total))
+	case s.Done > 0:
+		fmt.Fprintf(&b, "  %s", config.FormatSize(s.Done))
+	}
+	if d := []rune(printable(s.Detail)); len(d) > 0 {
+		b.WriteString("  " + string(d[:min(len(d), 40)]))
+	}
+	return b.String()
+}
+
+// clear takes away the moving line.
+func (p *progress) clear() {
+	if p.live {
+		fmt.Fprint(p.w, "\r\x1b[K")
+		p.live = false
+	}
+}
+
+// follow shows an operation until it has ended and returns its end; one that failed is an
+// error. When ctx ends it cancels the operation and waits until everything is undone.
+func (a *app) follow(ctx context.Context, c *client.Client, op api.Operation, label string) (api.Operation, error) {
+	p := &progress{w: a.Err, tty: isTerminal(a.Err) && label == "", now: a.now}
+	if label != "" {
+		p.label = label + ": "
+	}
+	defer p.clear()
+	updates := make(chan api.Operation)
+	end := make(chan error, 1)
+	watchCtx, stopWatch := context.WithCancel(a.hard)
+	defer stopWatch()
+	go func() {
+		_, err := c.WatchOperation(watchCtx, op.ID, func(o api.Operation) error {
+			select {
+			case updates <- o:
+				return nil
+			case <-watchCtx.Done():
+				return watchCtx.Err()
+			}
+		})
+		end <- err
+	}()
+	ticks := time.NewTicker(100 * time.Millisecond)
+	defer ticks.Stop()
+	cancelled := ctx.Done()
+	p.update(op)
+	for {
+		select {
+		case o := <-updates:
+			op = o
+			p.update(o)
+		case <-ticks.C:
+			p.tick()
+		case <-cancelled:
+			cancelled = nil
+			p.clear()
+			a.note("cancelling and undoing ...")
+			if _, err := c.CancelOperation(a.hard, op.ID); err != nil {
+				return op, errors.Join(context.Cause(ctx), err)
+			}
+		case err := <-end:
+			p.clear()
+			if err != nil {
+				return op, err
+			}
+			if op.State != api.OperationDone {
+				return op, a.operationError(c, op)
+			}
+			return op, nil
+		}
+	}
+}
+
+// operationError is why an operation failed; the end of the guest's console is shown
+// where the VM is kept with one.
+func (a *app) operationError(c *client.Client, op api.Operation) error {
+	e := op.Error
+	if e == nil {
+		e = api.Errorf(api.CodeInternal, "operation %s ended as %s", op.ID, op.State)
+	}
+	if op.VMID == "" || e.Code == api.CodeCancelled {
+		return e
+	}
+	vm, err := c.VM(a.hard, op.VMID)
+	if err == nil && vm.LastError != nil {
+		a.showConsole(vm.Name, vm.LastError.ConsoleTail)
+	}
+	return e
+}
+
+func (a *app) showConsole(name, tail string) {
+	if strings.TrimSpace(tail) == "" || a.json {
+		return
+	}
+	a.note("the end of %s's console:", name)
+	for line := range strings.Lines(strings.TrimRight(tail, "\n")) {
+		a.note("  | %s", printable(strings.TrimRight(line, "\r\n")))
+	}
+}

@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"banger/api"
+	"banger/internal/config"
+)
+
+type listOptions struct {
+	all, quiet bool
+	filters    []string
+}
+
+func newListCmd(a *app) *cobra.Command {
+	var o listOptions
+	cmd := &cobra.Command{
+		Use:               "list [flags]",
+		Aliases:           []string{"ls", "ps"},
+		Short:             "list VMs: those that run, or all with -a",
+		Args:              needNone,
+		ValidArgsFunction: nothing,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), a) },
+	}
+	cmd.Flags().BoolVarP(&o.all, "all", "a", false, "stopped VMs too")
+	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print only ids")
+	cmd.Flags().StringArrayVarP(&o.filters, "filter", "f", nil, "only VMs with `label=K`, label=K=V or state=STATE")
+	return cmd
+}
+
+func (o *listOptions) run(ctx context.Context, a *app) error {
+	byState := false
+	for _, f := range o.filters {
+		if !strings.HasPrefix(f, "label=") && !strings.HasPrefix(f, "state=") {
+			return api.Errorf(api.CodeInvalid, "%q is no filter", f).WithHint("--filter label=KEY, label=KEY=VALUE or state=running")
+		}
+		byState = byState || strings.HasPrefix(f, "state=")
+	}
+	c, err := a.daemon()
+	if err != nil {
+		return err
+	}
+	vms, err := c.VMs(ctx, o.filters...)
+	if err != nil {
+		return err
+	}
+	stopped := 0
+	if !o.all && !byState {
+		stopped = len(vms)
+		vms = slices.DeleteFunc(vms, func(vm api.VM) bool { return vm.State == api.StateStopped })
+		stopped -= len(vms)
+	}
+	slices.SortFunc(vms, func(x, y api.VM) int { return cmp.Compare(x.Name, y.Name) })
+	switch {
+	case o.quiet:
+		for _, vm := range vms {
+			if _, err := fmt.Fprintln(a.Out, vm.ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	case a.json:
+		return writeJSON(a.Out, slices.Concat([]api.VM{}, vms))
+	}
+	t := newTable("ID", "NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "CREATED")
+	for _, vm := range vms {
+		t.add(vm.ID, vm.Name, stateWord(vm), vm.Spec.Image, strconv.Itoa(vm.Spec.CPUs), config.FormatSize(vm.Spec.MemoryBytes), vm.Runtime.GuestIP, a.ago(vm.CreatedAt))
+	}
+	if err := t.write(a.Out); err != nil {
+		return err
+	}
+	if stopped > 0 && isTerminal(a.Out) {
+		a.note("%d stopped: banger ps -a", stopped)
+	}
+	return nil
+}
+
+// stateWord is the state for people, with what they would ask next.
+func stateWord(vm api.VM) string {
+	switch {
+	case vm.State == api.StateRunning && !vm.Ready:
+		return "running (not ready)"
+	case vm.State == api.StateStopped && vm.LastError != nil:
+		return "stopped (failed)"
+	case vm.State == api.StateStopped && vm.Main != nil && vm.Main.ExitCode != nil:
+		return fmt.Sprintf("stopped (%d)", *vm.Main.ExitCode)
+	}
+	return string(vm.State)
+}

@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger/api"
+	"banger/client"
+)
+
+type logsOptions struct {
+	follow, timestamps, console bool
+	tail                        int
+	offset                      int64
+	stream                      string
+}
+
+func newLogsCmd(a *app) *cobra.Command {
+	var o logsOptions
+	cmd := &cobra.Command{
+		Use:   "logs [flags] VM",
+		Short: "show the output of a VM's main command, or its console",
+		Long: `Show what the command given to run has written (stdout and stderr), or with --console
+the guest's console. Old output may be gone; offsets stay true all the same.`,
+		Args:              needOne("the name or id of a VM", "banger ps -a lists them"),
+		ValidArgsFunction: a.completeVM,
+		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, ref(args[0])) },
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.follow, "follow", "f", false, "go on until the command, or with --console the VM, has ended")
+	f.IntVarP(&o.tail, "tail", "n", -1, "only the last `N` lines")
+	f.BoolVarP(&o.timestamps, "timestamps", "t", false, "put its time before each line")
+	f.BoolVar(&o.console, "console", false, "the guest's console instead")
+	f.Int64Var(&o.offset, "offset", -1, "begin at this `BYTE` of the log")
+	f.StringVar(&o.stream, "stream", "", "only `stdout` or stderr")
+	complete(cmd, "stream", fixed("stdout", "stderr"))
+	return cmd
+}
+
+func (o *logsOptions) run(ctx context.Context, a *app, vm string) error {
+	switch {
+	case o.tail >= 0 && o.offset >= 0:
+		return api.Errorf(api.CodeInvalid, "--tail and --offset exclude one another")
+	case o.stream != "" && o.stream != "stdout" && o.stream != "stderr":
+		return api.Errorf(api.CodeInvalid, "--stream is %q: give stdout or stderr", o.stream)
+	case o.stream != "" && o.console:
+		return api.Errorf(api.CodeInvalid, "--stream and --console exclude one another: a console is one stream")
+	}
+	c, err := a.daemon()
+	if err != nil {
+		return err
+	}
+	options := client.LogOptions{Source: "main", Stream: o.stream, Offset: o.offset, Tail: o.tail, Follow: o.follow, Timestamps: o.timestamps}
+	if o.console {
+		options.Source = "console"
+	}
+	if a.json && !options.Timestamps {
+		options.Timestamps = true // an object has the time of its line
+	}
+	r, _, err := c.Logs(ctx, vm, options)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if a.json {
+		return jsonLog(a.Out, r)
+	}
+	if _, err = io.Copy(a.Out, r); err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// logLine is a line of a log as JSON.
+type logLine struct {
+	At   *time.Time `json:"at"`
+	Line string     `json:"line"`
+}

@@ -1,0 +1,213 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger/api"
+	"banger/client"
+)
+
+type runOptions struct {
+	specOptions
+	execOptions
+	remove, detach bool
+}
+
+func newRunCmd(a *app) *cobra.Command {
+	var o runOptions
+	cmd := &cobra.Command{
+		Use:   "run [flags] [-- COMMAND [ARG...]]",
+		Short: "create and start a VM and run a command in it",
+		Long: `Create and start a VM and run a command in it. Its exit code becomes banger's.
+The VM keeps running after the command, unless --rm is given. On a terminal, run
+without a command opens a shell.
+
+The command gets standard input only with -i. Ctrl-C before the command runs cancels
+the start and undoes everything; after that it is the command's.`,
+		Example: `  banger run --name web -d --memory 1G
+  banger run --rm -- uname -a
+  echo hello | banger run --rm -i -- tr a-z A-Z`,
+		Args:              func(cmd *cobra.Command, args []string) error { return noPositional(cmd, args) },
+		ValidArgsFunction: nothing,
+		Annotations:       map[string]string{failsWith125: "yes"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.run(cmd.Context(), a, cmd, args)
+		},
+	}
+	o.specOptions.flags(a, cmd)
+	o.execOptions.flags(cmd.Flags())
+	cmd.Flags().BoolVar(&o.remove, "rm", false, "delete the VM when the command has ended")
+	cmd.Flags().BoolVarP(&o.detach, "detach", "d", false, "leave the command running and print only the VM's name")
+	return cmd
+}
+
+// noPositional explains what somebody used to other tools probably meant.
+func noPositional(cmd *cobra.Command, args []string) error {
+	before := len(args)
+	if dash := cmd.ArgsLenAtDash(); dash >= 0 {
+		before = dash
+	}
+	if before == 0 {
+		return nil
+	}
+	word := args[0]
+	if info, err := os.Stat(word); err == nil && info.IsDir() {
+		return api.Errorf(api.CodeInvalid, "run takes no directory, and '%s' is one. Copy it in: banger cp %s NAME:", word, word)
+	}
+	return api.Errorf(api.CodeInvalid, "no directory '%s'. Image: banger run --image %s. Command: banger run -- %s", word, word, word)
+}
+
+func (o *runOptions) run(ctx context.Context, a *app, cmd *cobra.Command, argv []string) error {
+	if o.detach && (o.interactive || o.tty) {
+		return api.Errorf(api.CodeInvalid, "-d and -i or -t exclude one another").WithHint("start it with -d, then: banger shell NAME")
+	}
+	shell := len(argv) == 0 && !o.detach && (o.interactive || a.onTerminal())
+	if shell && a.onTerminal() {
+		o.interactive, o.tty = true, true
+	}
+	if len(argv) == 0 && !shell && !o.detach && o.remove {
+		return api.Errorf(api.CodeInvalid, "--rm without a command would delete the VM at once").WithHint("banger run --rm -- COMMAND, or -d to let it run")
+	}
+	o.autoRemove = o.remove
+	create, err := o.request(a, cmd)
+	if err != nil {
+		return err
+	}
+	spec, err := o.spec(a, argv)
+	if err != nil {
+		return err
+	}
+	spec.Main = true
+	c, err := a.daemon()
+	if err != nil {
+		return err
+	}
+	create.Start = true
+	vm, err := a.createVM(ctx, c, create)
+	if err != nil {
+		return err
+	}
+	if len(argv) == 0 && !shell { // only the machine was wanted
+		return a.printVM(ctx, c, vm)
+	}
+	if o.detach {
+		return o.startMain(ctx, a, c, vm, spec)
+	}
+	code, err := a.exec(c, vm.ID, spec)
+	if o.remove {
+		if gone := a.removeVM(c, vm.ID); gone != nil {
+			if err != nil {
+				a.printError(err)
+			}
+			return gone
+		}
+	} else if isTerminal(a.Err) {
+		a.note("%s keeps running.   banger shell %s   banger rm -f %s", vm.Name, vm.Name, vm.Name)
+	}
+	if err != nil {
+		return err
+	}
+	return exitWith(code)
+}
+
+// startMain leaves the command running behind us.
+func (o *runOptions) startMain(ctx context.Context, a *app, c *client.Client, vm api.VM, spec api.ExecSpec) error {
+	if _, err := c.StartMain(ctx, vm.ID, spec); err != nil {
+		if o.remove || ctx.Err() != nil {
+			if gone := a.removeVM(c, vm.ID); gone != nil {
+				a.printError(gone)
+			}
+		}
+		return err
+	}
+	return a.printVM(ctx, c, vm)
+}
+
+// createVM makes a VM and, where asked to, starts it. When ctx ends before that is done, all of it is undone.
+func (a *app) createVM(ctx context.Context, c *client.Client, create api.VMCreate) (api.VM, error) {
+	created, err := c.CreateVM(a.hard, create)
+	if err != nil {
+		return created.VM, err
+	}
+	vm := created.VM
+	if created.Operation != nil {
+		_, err = a.follow(ctx, c, *created.Operation, "")
+	}
+	if err == nil && ctx.Err() == nil {
+		return vm, nil
+	}
+	if err == nil { // the start was through before the signal could cancel it
+		err = ctx.Err()
+		if gone := a.removeVM(c, vm.ID); gone != nil {
+			return vm, gone
+		}
+	}
+	return vm, err
+}
+
+// removeVM deletes a VM and returns when nothing of it is left. It is done also after Ctrl-C.
+func (a *app) removeVM(c *client.Client, id string) error {
+	ctx, cancel := context.WithTimeout(a.hard, 2*time.Minute)
+	defer cancel()
+	for {
+		op, err := c.DeleteVM(ctx, id, true)
+		if err == nil {
+			op, err = a.watchQuietly(ctx, c, op)
+		}
+		switch code := api.CodeOf(err); {
+		case err == nil && op.State == api.OperationDone, code == api.CodeNotFound:
+			return nil
+		case err == nil && op.Error != nil && op.Error.Code == api.CodeNotFound:
+			return nil
+		case err == nil:
+			return op.Error
+		case code != api.CodeBusy && code != api.CodeConflict:
+			return err
+		}
+		// The daemon is deleting it already, since its main command has ended: its events say when it is through.
+		if err := a.awaitGone(ctx, c, id); err != nil {
+			return err
+		}
+	}
+}
+
+// awaitGone returns when the VM is no more, or after a second.
+func (a *app) awaitGone(ctx context.Context, c *client.Client, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	err := c.Events(ctx, 0, true, func(e api.Event) error {
+		if e.VMID == id && e.Kind == "vm.deleted" {
+			return &exitError{}
+		}
+		return nil
+	})
+	if ctx.Err() != nil || err != nil {
+		return nil //nolint:nilerr // the caller asks the daemon again
+	}
+	return nil
+}
+
+func (a *app) watchQuietly(ctx context.Context, c *client.Client, op api.Operation) (api.Operation, error) {
+	return c.WatchOperation(ctx, op.ID, nil)
+}
+
+// printVM prints the name alone, or with --json the VM as it now is.
+func (a *app) printVM(ctx context.Context, c *client.Client, vm api.VM) error {
+	if a.json {
+		now, err := c.VM(ctx, vm.ID)
+		if api.CodeOf(err) == api.CodeNotFound { // removed already: its command was that short
+			now, err = vm, nil
+		}
+		if err != nil {
+			return err
+		}
+		return writeJSON(a.Out, now)
+	}
+	_, err := fmt.Fprintln(a.Out, vm.Name)
+	return err
+}

@@ -1,0 +1,88 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"banger/api"
+	"banger/internal/config"
+)
+
+// specOptions are the flags that say what a new VM is like.
+type specOptions struct {
+	name, clientID         string
+	image, kernel, net     string
+	cpus                   int
+	memory, disk, rootDisk sizeFlag
+	labels                 []string
+	autoRemove             bool
+}
+
+func (o *specOptions) flags(a *app, cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.name, "name", "", "name of the VM, a DNS label (default: made up)")
+	f.StringVar(&o.image, "image", "", "image to start from (default: debian)")
+	f.StringVar(&o.kernel, "kernel", "", "kernel to boot (default: debian)")
+	f.IntVarP(&o.cpus, "cpus", "c", 0, "virtual CPUs, 1 to 64")
+	f.VarP(&o.memory, "memory", "m", "memory, such as 512M or 2G")
+	f.Var(&o.disk, "disk-size", "size of the work disk at /root and /home, such as 8G")
+	f.Var(&o.rootDisk, "root-size", "size of the root disk, such as 8G")
+	f.StringVar(&o.net, "net", "", "network: bridge (root's default), user (a user's default) or none")
+	f.StringArrayVar(&o.labels, "label", nil, "label the VM: `K=V`")
+	f.StringVar(&o.clientID, "client-id", "", "your own `KEY` for the VM: the same key and spec give the same VM again")
+	complete(cmd, "image", a.completeImages)
+	complete(cmd, "kernel", a.completeKernels)
+	complete(cmd, "net", fixed("bridge", "user", "none"))
+	complete(cmd, "name", nothing)
+}
+
+// request is the VM that was asked for. What was said by flag, environment or file is
+// sent; what nobody said is left to the daemon.
+func (o *specOptions) request(a *app, cmd *cobra.Command) (api.VMCreate, error) {
+	cfg, err := a.config()
+	if err != nil {
+		return api.VMCreate{}, err
+	}
+	labels, err := parseLabels(o.labels)
+	if err != nil {
+		return api.VMCreate{}, err
+	}
+	given := cmd.Flags().Changed
+	spec := api.VMSpec{
+		Image:       choose(given("image"), o.image, cfg.Explicit("image"), cfg.Image),
+		Kernel:      choose(given("kernel"), o.kernel, cfg.Explicit("kernel"), cfg.Kernel),
+		CPUs:        choose(given("cpus"), o.cpus, cfg.Explicit("cpus"), cfg.CPUs),
+		MemoryBytes: choose(o.memory.set, o.memory.bytes, cfg.Explicit("memory"), cfg.Memory),
+		DiskBytes:   choose(o.disk.set, o.disk.bytes, cfg.Explicit("disk_size"), cfg.DiskSize),
+		RootBytes:   choose(o.rootDisk.set, o.rootDisk.bytes, cfg.Explicit("root_size"), cfg.RootSize),
+		Net:         api.NetKind(choose(given("net"), o.net, cfg.Explicit("net"), cfg.Net)),
+		Labels:      labels,
+		AutoRemove:  o.autoRemove,
+	}
+	// A flag that was given is meant, even where its value is what a request takes for "none given".
+	for flag, empty := range map[string]bool{
+		"name": o.name == "", "image": o.image == "", "kernel": o.kernel == "", "net": o.net == "",
+	} {
+		if given(flag) && empty {
+			return api.VMCreate{}, api.Errorf(api.CodeInvalid, "--%s is empty", flag).WithHint("%s --help", cmd.CommandPath())
+		}
+	}
+	if given("cpus") && (o.cpus < 1 || o.cpus > api.MaxCPUs) {
+		return api.VMCreate{}, api.Errorf(api.CodeInvalid, "--cpus is %d: give 1 to %d", o.cpus, api.MaxCPUs)
+	}
+	if o.memory.set && o.memory.bytes < api.MinMemoryBytes {
+		return api.VMCreate{}, api.Errorf(api.CodeInvalid, "--memory is %s: give at least %s", config.FormatSize(o.memory.bytes), config.FormatSize(api.MinMemoryBytes))
+	}
+	create := api.VMCreate{Name: o.name, ClientID: o.clientID, Spec: spec}
+	return create, create.Validate()
+}
+
+func choose[T any](given bool, flag T, configured bool, value T) T {
+	var zero T
+	switch {
+	case given:
+		return flag
+	case configured:
+		return value
+	}
+	return zero
+}
