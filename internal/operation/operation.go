@@ -45,19 +45,21 @@ const undoTime = 30 * time.Second
 // ID names the operation.
 func (o *Operation) ID() string { return o.id }
 
-// Step runs fn as a named step. When the operation is cancelled the next step does not begin.
+// Step runs fn as a named step, which may have steps of its own. When the operation is
+// cancelled the next step does not begin.
 func (o *Operation) Step(ctx context.Context, name string, fn func(context.Context) error) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	begin := o.registry.now()
+	begin, mine := o.registry.now(), 0
 	o.update(func(s *api.Operation) {
+		mine = len(s.Steps)
 		s.Steps = append(s.Steps, api.OperationStep{Name: name, StartedAt: begin})
 	})
 	err := fn(ctx)
 	end := o.registry.now()
 	o.update(func(s *api.Operation) {
-		step := &s.Steps[len(s.Steps)-1]
+		step := &s.Steps[mine]
 		step.EndedAt, step.DurationMS = &end, end.Sub(begin).Milliseconds()
 	})
 	if err != nil {
@@ -83,8 +85,8 @@ func (o *Operation) Keep() {
 // Progress sets how far the running step is; total 0 means unknown.
 func (o *Operation) Progress(done, total int64) {
 	o.update(func(s *api.Operation) {
-		if n := len(s.Steps); n > 0 {
-			s.Steps[n-1].Done, s.Steps[n-1].Total = done, total
+		if step := innermost(s); step != nil {
+			step.Done, step.Total = done, total
 		}
 	})
 }
@@ -92,10 +94,20 @@ func (o *Operation) Progress(done, total int64) {
 // Detail says what the running step is doing just now.
 func (o *Operation) Detail(format string, args ...any) {
 	o.update(func(s *api.Operation) {
-		if n := len(s.Steps); n > 0 {
-			s.Steps[n-1].Detail = fmt.Sprintf(format, args...)
+		if step := innermost(s); step != nil {
+			step.Detail = fmt.Sprintf(format, args...)
 		}
 	})
+}
+
+// innermost is the newest step that still runs; nil between steps.
+func innermost(s *api.Operation) *api.OperationStep {
+	for i := len(s.Steps) - 1; i >= 0; i-- {
+		if s.Steps[i].EndedAt == nil {
+			return &s.Steps[i]
+		}
+	}
+	return nil
 }
 
 // Warn keeps a sentence for the user to see.
