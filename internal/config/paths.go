@@ -42,6 +42,9 @@ func (p Paths) Initramfs() string { return filepath.Join(p.State, "initramfs") }
 // Temp is for half-made objects: same file system as the sealed ones, emptied at each start.
 func (p Paths) Temp() string { return filepath.Join(p.State, "tmp") }
 
+// ForwardRecord says what the host's ip_forward was before banger turned it on; there only as long as it is.
+func (p Paths) ForwardRecord() string { return filepath.Join(p.State, "ip_forward.json") }
+
 // VMs holds a directory per VM.
 func (p Paths) VMs() string { return filepath.Join(p.State, "vms") }
 
@@ -73,6 +76,9 @@ func (v VMPaths) HostKey() string { return filepath.Join(v.Dir, "ssh_host_ed2551
 
 // Private belongs to the VMM's uid (0700).
 func (v VMPaths) Private() string { return filepath.Join(v.Dir, "v") }
+
+// NetLog is what the processes of a user network say; beside Private, since the daemon writes it.
+func (v VMPaths) NetLog() string { return filepath.Join(v.Dir, "net.log") }
 
 func (v VMPaths) ControlSocket() string { return filepath.Join(v.Private(), "q") }
 func (v VMPaths) AgentSocket() string   { return filepath.Join(v.Private(), "a") }

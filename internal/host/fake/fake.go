@@ -19,7 +19,9 @@ type Host struct {
 // New returns a machine on which nothing has happened yet.
 func New() *Host {
 	script := &transcript{}
-	return &Host{processes: newProcesses(script), networks: networks{script: script}, script: script}
+	h := &Host{processes: newProcesses(script), networks: networks{script: script}, script: script}
+	h.Act("passt", playPasst)
+	return h
 }
 
 // Transcript is what was done so far, a line each, in order.

@@ -1,0 +1,154 @@
+// Package network connects guests: a bridge with taps, packet-filter rules, addresses
+// and names for NetBridge, and a process per VM for NetUser. It owns everything of
+// banger's on the host that has to do with networks, says what is wanted as a whole, and leaves
+// nothing behind when the last guest has gone. template, vm, doctor and daemon may import it.
+//
+// What a guest may do on a bridge: send from its own MAC and IPv4 address only; ask the
+// daemon's DNS on the bridge's address, and ping that; reach what the host routes, through NAT.
+// It reaches no other guest, no other port of the host on any of its addresses, nothing that the host
+// publishes for others by DNAT, no link-local address (so no cloud metadata), nothing over IPv6.
+package network
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+
+	"banger/api"
+	"banger/internal/config"
+	"banger/internal/host"
+	"banger/internal/keylock"
+	"banger/internal/network/dns"
+)
+
+// Options is what a Network works with.
+type Options struct {
+	Host  host.Host
+	Paths config.Paths
+	// Bridge is the name of the bridge to make; empty means banger0. A daemon with another
+	// bridge has its own table of rules and its own taps.
+	Bridge string
+	// Subnet is for the guests on the bridge. With SubnetFixed it is that or an error; else,
+	// where the host routes it already, the next of a list is taken.
+	Subnet      netip.Prefix
+	SubnetFixed bool
+	// DNSAddress is where the daemon answers names; see ParseDNSAddress. Zero: the bridge's address, port 53.
+	// Guests always ask the bridge's address on port 53.
+	DNSAddress netip.AddrPort
+	// ResolvConf tells the host's resolvers; empty means /etc/resolv.conf.
+	ResolvConf string
+	// UserFilter is the command that runs sieve.Main, such as {"/proc/self/exe", "net-filter"}.
+	UserFilter []string
+	Log        *slog.Logger
+}
+
+// DefaultBridge is the bridge's name where none is configured.
+const DefaultBridge = "banger0"
+
+// Guest is a VM as the network knows it.
+type Guest struct {
+	ID   string
+	Name string // a DNS label; NAME.vm is answered
+	Kind api.NetKind
+	MAC  string
+	IP   netip.Addr
+	// Tap is TapName(ID) for NetBridge; may be left empty.
+	Tap string
+	// Joined is true when the guest has confirmed its address: Set then puts its tap back into the bridge.
+	Joined bool
+}
+
+// SetIP parses a dotted quad; anything else is no address.
+func (g *Guest) SetIP(s string) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		g.IP = a
+	}
+}
+
+func (g Guest) tap() string {
+	if g.Tap != "" {
+		return g.Tap
+	}
+	return TapName(g.ID)
+}
+
+func (g Guest) mac() net.HardwareAddr {
+	m, _ := net.ParseMAC(g.MAC)
+	return m
+}
+
+// Link is what a VMM needs for a guest's network device; the zero Link is for NetNone.
+type Link struct {
+	Tap    *os.File // NetBridge: an open tap with IFF_VNET_HDR
+	Socket string   // NetUser: a unix stream socket that listens already; takes one connection
+}
+
+// Close gives back the descriptor; the VMM has its own by then. It may be called twice.
+func (l Link) Close() error {
+	if l.Tap == nil {
+		return nil
+	}
+	if err := l.Tap.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// Network is the network of one daemon. Safe for concurrent use.
+type Network struct {
+	o    Options
+	lock keylock.Locks // one key: the following, and the host's state, change together
+
+	guests map[string]Guest // on the bridge, by id
+	dns    *dns.Server      // nil while there is no bridge
+}
+
+// New returns a Network; it touches nothing yet.
+func New(o Options) *Network {
+	if o.Bridge == "" {
+		o.Bridge = DefaultBridge
+	}
+	if o.ResolvConf == "" {
+		o.ResolvConf = "/etc/resolv.conf"
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Network{o: o, guests: map[string]Guest{}}
+}
+
+// hold takes the network's lock.
+func (n *Network) hold(ctx context.Context) (func(), error) { return n.lock.Lock(ctx, "network") }
+
+// table is the name of banger's tables in the packet filter.
+func (n *Network) table() string {
+	if n.o.Bridge == DefaultBridge {
+		return "banger"
+	}
+	return "banger-" + n.o.Bridge
+}
+
+// Check refuses a kind of network that this host cannot have, before anything is made.
+func (n *Network) Check(kind api.NetKind) error {
+	switch kind {
+	case api.NetBridge:
+		return n.o.Host.CanBridge()
+	case api.NetUser:
+		_, err := n.o.Host.LookPath("passt")
+		return err
+	case api.NetNone:
+		return nil
+	}
+	return api.Errorf(api.CodeInvalid, "%q is no kind of network", kind).WithHint("banger run --net bridge|user|none")
+}
+
+// DefaultKind is NetBridge where the host can have it, else NetUser.
+func (n *Network) DefaultKind() api.NetKind {
+	if n.o.Host.CanBridge() == nil {
+		return api.NetBridge
+	}
+	return api.NetUser
+}
