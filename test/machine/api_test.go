@@ -279,7 +279,7 @@ func logOffsets(t *testing.T, b *box) {
 	// 72 MiB: more than is kept, so the beginning goes, and what is left stands where it stood.
 	const lines, width = 72 << 10, 1 << 10
 	b.call(201, "POST", "/v1/vms/x/main", sh(fmt.Sprintf(
-		`s=$(head -c 1015 /dev/zero | tr '\\0' .); i=0; while [ $i -lt %d ]; do printf '%%08d%%s\n' $i "$s"; i=$((i+1)); done`, lines)), nil)
+		`awk -v s="$(head -c 1015 /dev/zero | tr '\\0' .)" 'BEGIN { for (i = 0; i < %d; i++) printf "%%08d%%s\n", i, s }'`, lines)), nil)
 	b.call(200, "GET", "/v1/vms/x/wait?for=exit", nil, nil)
 	header = b.call(200, "GET", "/v1/vms/x/logs?offset=0", nil, &text)
 	first, err := strconv.Atoi(header.Get(api.LogOffsetHeader))

@@ -25,6 +25,10 @@ type box struct {
 	uid, gid int
 	name     string
 	home     string
+	// outside lets commands run in the host's own network: only to build images, never with a VM.
+	outside bool
+	// last runs when the box is gone.
+	last func()
 	env      []string
 }
 
@@ -118,6 +122,9 @@ func (b *box) close() {
 	b.net.close()
 	if err := os.RemoveAll(b.dir); err != nil {
 		b.t.Errorf("cannot remove the box: %v", err)
+	}
+	if b.last != nil {
+		b.last()
 	}
 }
 

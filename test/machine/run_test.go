@@ -32,12 +32,15 @@ func (r result) String() string {
 
 // command prepares a program to run in the box's namespace, as its user.
 func (b *box) command(ctx context.Context, program string, args ...string) *exec.Cmd {
-	argv := []string{"--net=" + b.net.path()}
+	argv := []string{"nsenter", "--net=" + b.net.path()}
+	if b.outside {
+		argv = nil
+	}
 	if b.uid != 0 {
-		argv = append(argv, "setpriv", fmt.Sprintf("--reuid=%d", b.uid), fmt.Sprintf("--regid=%d", b.gid), "--clear-groups")
+		argv = append(argv, "setpriv", fmt.Sprintf("--reuid=%d", b.uid), fmt.Sprintf("--regid=%d", b.gid), "--clear-groups", "--")
 	}
 	argv = append(append(argv, program), args...)
-	cmd := exec.CommandContext(ctx, "nsenter", argv...)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env, cmd.Dir = b.env, b.home
 	// A daemon that the command starts must not keep us waiting for its copy of a pipe.
 	cmd.WaitDelay = 5 * time.Second

@@ -1,0 +1,176 @@
+package machine
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"banger/api"
+)
+
+// newUserBox makes a box for an ordinary user that is made for it, with nothing prepared.
+func newUserBox(t *testing.T) *box {
+	t.Helper()
+	needRoot(t)
+	b := emptyBox(t)
+	b.name = fmt.Sprintf("bt%d", os.Getpid()%100000)
+	if out, err := exec.Command("useradd", "--no-create-home", "--home-dir", b.home, "--shell", "/bin/sh", b.name).CombinedOutput(); err != nil {
+		t.Fatalf("useradd: %v\n%s", err, out)
+	}
+	// The user goes when nothing is left that runs or belongs to it.
+	b.last = func() {
+		if out, err := exec.Command("userdel", b.name).CombinedOutput(); err != nil {
+			t.Errorf("userdel: %v\n%s", err, out)
+		}
+	}
+	u, err := user.Lookup(b.name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.uid, err = strconv.Atoi(u.Uid); err != nil {
+		t.Fatal(err)
+	}
+	if b.gid, err = strconv.Atoi(u.Gid); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{b.dir, b.home, b.state()} {
+		if err := os.Chown(d, b.uid, b.gid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(b.state(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.env = append(b.env, "USER="+b.name, "LOGNAME="+b.name)
+	b.readable()
+	return b
+}
+
+// readable gives the user the programs: a clone of the repository may lie where it cannot look.
+func (b *box) readable() {
+	b.t.Helper()
+	bin := filepath.Join(b.dir, "bin")
+	if out, err := exec.Command("cp", "-r", b.bin, bin).CombinedOutput(); err != nil {
+		b.t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := exec.Command("chmod", "-R", "a+rX", bin).CombinedOutput(); err != nil {
+		b.t.Fatalf("%v\n%s", err, out)
+	}
+	b.env = append(b.env, "PATH="+bin+":"+os.Getenv("PATH"))
+	b.bin = bin
+}
+
+// build runs what fetches packages, with a daemon outside of the box's network that is gone afterwards.
+func (b *box) build(args ...string) {
+	b.t.Helper()
+	b.outside = true
+	defer func() { b.outside = false }()
+	b.must(args...)
+	b.must("daemon", "stop")
+}
+
+// TestUser is the whole flow without root.
+func TestUser(t *testing.T) {
+	t.Parallel()
+	b := newUserBox(t)
+	b.build("kernel", "build", "debian")
+	b.build("image", "build", "minimal")
+	b.userFlow("minimal")
+}
+
+// TestLongUserDebian is the same with the default image, which takes user namespaces to build.
+func TestLongUserDebian(t *testing.T) {
+	b := newUserBox(t)
+	b.build("kernel", "build", "debian")
+	b.build("image", "build", "debian")
+	b.env = append(b.env, "BANGER_IMAGE=debian", "BANGER_MEMORY=512M")
+	b.userFlow("debian")
+	b.must("run", "-d", "--name", "s")
+	same(t, "ssh without root", b.must("ssh", "s", "--", "id", "-un"), "root")
+	b.must("ssh-config", "--install")
+	for _, who := range []string{"root", "dev"} {
+		r := b.run(nil, "ssh", "-o", "BatchMode=yes", who+"@s.vm", "id", "-un")
+		same(t, "ssh through the Include: "+r.stderr, r.stdout, who+"\n")
+	}
+}
+
+func (b *box) userFlow(image string) {
+	t := b.t
+	t.Helper()
+	beyond := b.net.uplink()
+	web := filepath.Join(b.dir, "web")
+	if err := os.Mkdir(web, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(web, "index.html"), []byte("page\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	beyond.start("busybox", "httpd", "-f", "-p", "80", "-h", web)
+	b.net.start("busybox", "httpd", "-f", "-p", "127.0.0.1:8089", "-h", web)
+
+	if r := b.banger("doctor"); r.code != 0 {
+		t.Errorf("doctor: %v", r)
+	}
+	same(t, "run", b.must("vm", "run", "--rm", "--name", "demo", "--", "cat", "/etc/hostname"), "demo")
+	same(t, "VMs", b.must("ps", "-aq"), "")
+
+	b.must("run", "-d", "--name", "x")
+	vm := b.show("x")
+	same(t, "image", vm.Spec.Image, image)
+	same(t, "network", vm.Spec.Net, api.NetUser)
+	same(t, "uid of the VMM", status(t, b.vmm(vm), "Uid"), strconv.Itoa(b.uid))
+
+	fetch := func(host string) result {
+		return b.banger("exec", "x", "--", "sh", "-c", "if command -v curl >/dev/null; then curl -sf -m 10 http://"+host+"/; else wget -T 10 -q -O - http://"+host+"/; fi")
+	}
+	b.sub("the guest gets out", func(t *testing.T, b *box) {
+		same(t, "page beyond", fetch(uplinkBeyond).stdout, "page\n")
+	})
+	b.sub("the host's loopback is not reachable", func(t *testing.T, b *box) {
+		same(t, "the listener answers on the host", b.net.output("busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:8089/"), "page\n")
+		gateway := strings.Fields(b.guest("x", "ip route show default"))[2]
+		for _, host := range []string{"127.0.0.1", gateway, uplinkHere, "10.0.2.2"} {
+			if r := fetch(host + ":8089"); r.code == 0 || strings.Contains(r.stdout, "page") {
+				t.Errorf("the guest reads from the host's loopback by %s: %v", host, r)
+			}
+		}
+	})
+	b.sub("stop, start, kill -9 of the daemon", func(t *testing.T, b *box) {
+		b.guest("x", "echo kept >/root/f")
+		b.must("stop", "x")
+		b.must("start", "x")
+		b.killDaemon()
+		same(t, "file", b.guest("x", "cat /root/f"), "kept")
+		same(t, "page beyond, after the daemon's death", fetch(uplinkBeyond).stdout, "page\n")
+	})
+	b.sub("ports", func(t *testing.T, b *box) {
+		b.guest("x", "echo port >/tmp/index.html; (busybox httpd -p 127.0.0.1:8080 -h /tmp || (cd /tmp && exec python3 -m http.server -b 127.0.0.1 8080)) >/dev/null 2>&1 & sleep 0")
+		b.must("wait", "--for", "port:8080", "--timeout", "60s", "x")
+		b.forward("x", "18081:8080")
+		same(t, "page", b.net.output("busybox", "wget", "-T", "10", "-q", "-O", "-", "http://127.0.0.1:18081/"), "port\n")
+	})
+	b.must("rm", "-f", "x")
+	b.checkGone(vm)
+	b.checkNothingOfVMs()
+}
+
+// status is the first word of a line of /proc/PID/status.
+func status(t *testing.T, pid int, key string) string {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, key+":"); ok {
+			return strings.Fields(rest)[0]
+		}
+	}
+	t.Fatalf("no %s in /proc/%d/status", key, pid)
+	return ""
+}
