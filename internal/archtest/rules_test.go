@@ -9,7 +9,7 @@ var anyone = []string{
 // parts is the layer below template: each owns one noun.
 var parts = []string{
 	"internal/hypervisor/...", "internal/disk/...", "internal/network/...", "internal/guest/...",
-	"internal/store", "internal/operation",
+	"internal/store", "internal/operation", "internal/logbook",
 }
 
 // below is what vm, image and doctor stand on.
@@ -48,6 +48,7 @@ var rules = []rule{
 	{"internal/network/...", []string{"internal/host", "api", "api/agentapi"}, "the network is told its wanted state; it words what the agent sets up"},
 	{"internal/guest/...", []string{"internal/host", "api", "api/agentapi"}, "the conversation with a guest needs a connection, not a VM"},
 	{"internal/store", []string{"api"}, "intent is stored; what is true on the host never is"},
+	{"internal/logbook", nil, "a log does not know whose it is"},
 	{"internal/operation", []string{"api"}, "a piece of work does not know what it works on"},
 
 	{"internal/template", below, "a template is made of parts"},

@@ -29,7 +29,7 @@ type box struct {
 	outside bool
 	// last runs when the box is gone.
 	last func()
-	env      []string
+	env  []string
 }
 
 // option changes a box before its first command.
