@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,10 +28,14 @@ type progress struct {
 	now   func() time.Time
 
 	op     api.Operation
-	ended  int // steps whose end has been dealt with
-	said   int // the step, counted from 1, that somebody who is no terminal was told of
+	ended  map[int]bool // steps whose end has been dealt with
+	said   map[int]bool // steps that somebody who is no terminal was told of while they ran
 	warned int
 	live   bool // the last line on the terminal is unfinished
+}
+
+func newProgress(w io.Writer, tty bool, now func() time.Time) *progress {
+	return &progress{w: w, tty: tty, now: now, ended: make(map[int]bool), said: make(map[int]bool)}
 }
 
 func (p *progress) update(op api.Operation) {
@@ -38,8 +44,9 @@ func (p *progress) update(op api.Operation) {
 		p.clear()
 		fmt.Fprintf(p.w, "%snote: %s\n", p.label, printable(op.Warnings[p.warned]))
 	}
-	for ; p.ended < len(op.Steps) && op.Steps[p.ended].EndedAt != nil; p.ended++ {
-		s := op.Steps[p.ended]
+	for _, i := range p.justEnded() {
+		s := op.Steps[i]
+		p.ended[i] = true
 		took := time.Duration(s.DurationMS) * time.Millisecond
 		p.clear()
 		if p.tty || took >= quiet {
@@ -49,20 +56,39 @@ func (p *progress) update(op api.Operation) {
 	p.tick()
 }
 
-// tick shows the step that runs.
+// justEnded lists the steps that have ended since the last look, in the order in which they
+// did: a step within a step ends before that.
+func (p *progress) justEnded() []int {
+	var steps []int
+	for i, s := range p.op.Steps {
+		if s.EndedAt != nil && !p.ended[i] {
+			steps = append(steps, i)
+		}
+	}
+	slices.SortFunc(steps, func(x, y int) int {
+		return cmp.Or(p.op.Steps[x].EndedAt.Compare(*p.op.Steps[y].EndedAt), cmp.Compare(y, x))
+	})
+	return steps
+}
+
+// tick shows the innermost step that runs.
 func (p *progress) tick() {
-	if p.ended >= len(p.op.Steps) || p.op.State != api.OperationRunning {
+	i := len(p.op.Steps) - 1
+	for i >= 0 && p.op.Steps[i].EndedAt != nil {
+		i--
+	}
+	if i < 0 || p.op.State != api.OperationRunning {
 		return
 	}
-	s := p.op.Steps[p.ended]
+	s := p.op.Steps[i]
 	took := p.now().Sub(s.StartedAt)
 	if p.tty {
 		fmt.Fprintf(p.w, "\r\x1b[K%s%-28s %s%s", p.label, printable(s.Name), config.FormatDuration(took.Truncate(100*time.Millisecond)), amount(s))
 		p.live = true
 		return
 	}
-	if took >= quiet && p.said <= p.ended {
-		p.said = p.ended + 1
+	if took >= quiet && !p.said[i] {
+		p.said[i] = true
 		fmt.Fprintf(p.w, "%s%s ...%s\n", p.label, printable(s.Name), amount(s))
 	}
 }
@@ -93,7 +119,7 @@ func (p *progress) clear() {
 // follow shows an operation until it has ended and returns its end; one that failed is an
 // error. When ctx ends it cancels the operation and waits until everything is undone.
 func (a *app) follow(ctx context.Context, c *client.Client, op api.Operation, label string) (api.Operation, error) {
-	p := &progress{w: a.Err, tty: isTerminal(a.Err) && label == "", now: a.now}
+	p := newProgress(a.Err, isTerminal(a.Err) && label == "", a.now)
 	if label != "" {
 		p.label = label + ": "
 	}

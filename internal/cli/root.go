@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"banger/api"
 )
@@ -16,10 +19,10 @@ func newRoot(a *app) *cobra.Command {
 		Long: `banger gives you a real Linux machine (own kernel, own root, own address) from one
 command, and takes it away without a trace.
 
-  banger run                          a new machine, and a shell in it
-  banger run --rm -- cat /etc/hostname  run one command in a machine that goes away after it
-  banger ps                           what runs
-  banger exec NAME -- COMMAND         a command in a machine that runs`,
+  banger run                             a new machine, and a shell in it
+  banger run --rm -- cat /etc/hostname   one command in a machine that goes away after it
+  banger ps                              what runs
+  banger exec NAME -- COMMAND            a command in a machine that runs`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -99,7 +102,13 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 
 // flagError turns what the flag parser says into one sentence and a hint.
 func flagError(cmd *cobra.Command, err error) error {
-	text := strings.TrimPrefix(err.Error(), "invalid argument ")
+	text := err.Error()
+	if bad := (*pflag.InvalidValueError)(nil); errors.As(err, &bad) {
+		text = fmt.Sprintf("--%s: %v", bad.GetFlag().Name, errors.Unwrap(bad))
+		if errors.Unwrap(bad) == nil {
+			text = fmt.Sprintf("--%s: %q makes no sense", bad.GetFlag().Name, bad.GetValue())
+		}
+	}
 	e := api.Errorf(api.CodeInvalid, "%s: %s", cmd.CommandPath(), text)
 	if cmd.Annotations[takesCommand] != "" && strings.HasPrefix(text, "unknown") {
 		return e.WithHint("put -- before the guest's command: %s", cmd.UseLine())

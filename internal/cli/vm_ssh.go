@@ -132,7 +132,7 @@ func sshSettings(cfg *config.Config, self string) [][2]string {
 	return [][2]string{
 		{"ProxyCommand", proxyCommand(cfg, self)},
 		{"UserKnownHostsFile", quotedPath(cfg.Paths.KnownHosts())},
-		{"GlobalKnownHostsFile", "none"},
+		{"GlobalKnownHostsFile", "/dev/null"},
 		{"StrictHostKeyChecking", "yes"},
 		{"UpdateHostKeys", "no"},
 		{"VerifyHostKeyDNS", "no"},
