@@ -1,0 +1,138 @@
+// Package guest is the host's half of the conversation with the agent in a guest:
+// typed calls over whatever connection the hypervisor gives. It imports frame, api and
+// agentapi; vm, template and doctor may import it.
+package guest
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"banger/api"
+	"banger/api/agentapi"
+)
+
+// Client calls the agent of one guest. Each call takes a connection of its own and
+// closes it, so that nothing is left over between calls. Safe for concurrent use.
+//
+// Errors that the agent returns keep their code. Otherwise the code is timeout or cancelled when ctx
+// has ended, and not_ready when the agent cannot be reached or the connection broke.
+type Client struct {
+	dial func(ctx context.Context) (net.Conn, error)
+}
+
+// New makes a client that connects by dial (hypervisor.Instance.DialGuest).
+func New(dial func(ctx context.Context) (net.Conn, error)) *Client { return &Client{dial: dial} }
+
+// Health asks how the guest is, once. Where the agent does not run yet, dial decides how long to wait for it.
+func (c *Client) Health(ctx context.Context) (agentapi.Health, error) {
+	return get[agentapi.Health](ctx, c, "/health", nil)
+}
+
+// readyEvery is how often WaitReady asks an agent that answers but is not ready yet.
+const readyEvery = 100 * time.Millisecond
+
+// WaitReady asks until the guest is ready. When ctx ends first the error has code not_ready and
+// says what the guest was waiting for.
+func (c *Client) WaitReady(ctx context.Context) (agentapi.Health, error) {
+	waiting := "its agent"
+	for {
+		h, err := c.Health(ctx)
+		if err == nil && h.Ready {
+			return h, nil
+		}
+		if err == nil && h.Waiting != "" {
+			waiting = h.Waiting
+		}
+		select {
+		case <-ctx.Done():
+			return h, api.Errorf(api.CodeNotReady, "the guest is not ready: it waits for %s (%w)", waiting, context.Cause(ctx))
+		case <-time.After(readyEvery):
+		}
+	}
+}
+
+// Personalise makes the guest the one machine that it is.
+func (c *Client) Personalise(ctx context.Context, p agentapi.Personalise) (agentapi.Health, error) {
+	return post[agentapi.Health](ctx, c, "/personalise", p)
+}
+
+// SetClock sets the guest's clock to now.
+func (c *Client) SetClock(ctx context.Context, now time.Time) error {
+	_, err := post[struct{}](ctx, c, "/clock", agentapi.Clock{Time: now})
+	return err
+}
+
+// Grow makes the guest's file systems as large as their disks.
+func (c *Client) Grow(ctx context.Context) (agentapi.Health, error) {
+	return post[agentapi.Health](ctx, c, "/grow", nil)
+}
+
+// Sync returns when everything that was written in the guest is on its disks.
+func (c *Client) Sync(ctx context.Context) error {
+	_, err := post[struct{}](ctx, c, "/sync", nil)
+	return err
+}
+
+// Shutdown asks the guest to end. It returns when the guest has synced; the end itself is
+// the hypervisor's to report.
+func (c *Client) Shutdown(ctx context.Context, s agentapi.Shutdown) error {
+	_, err := post[struct{}](ctx, c, "/shutdown", s)
+	return err
+}
+
+// Ports lists what listens in the guest; Reach is empty.
+func (c *Client) Ports(ctx context.Context) ([]api.Port, error) {
+	return get[[]api.Port](ctx, c, "/ports", nil)
+}
+
+// Stats are the guest's own figures.
+func (c *Client) Stats(ctx context.Context) (agentapi.Stats, error) {
+	return get[agentapi.Stats](ctx, c, "/stats", nil)
+}
+
+// Dial connects to a port on the guest's loopback; code unreachable where nothing listens. The
+// connection has CloseWrite; a Read that returns io.ErrUnexpectedEOF means that it was cut off.
+func (c *Client) Dial(ctx context.Context, port int) (HalfCloser, error) {
+	conn, err := c.upgrade(ctx, http.MethodGet, "/dial", url.Values{"port": {strconv.Itoa(port)}}, api.UpgradeRaw)
+	if err != nil {
+		return nil, err
+	}
+	return newDuplex(conn), nil
+}
+
+// HalfCloser is a connection of which each direction ends by itself.
+type HalfCloser interface {
+	net.Conn
+	CloseWrite() error
+}
+
+func get[T any](ctx context.Context, c *Client, path string, q url.Values) (T, error) {
+	return call[T](ctx, c, request{method: http.MethodGet, path: path, query: q})
+}
+
+func post[T any](ctx context.Context, c *Client, path string, body any) (T, error) {
+	return call[T](ctx, c, request{method: http.MethodPost, path: path, json: body})
+}
+
+// call makes a call whose answer is JSON.
+func call[T any](ctx context.Context, c *Client, rq request) (T, error) {
+	var out T
+	resp, err := c.do(ctx, rq)
+	if err != nil {
+		return out, err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&out); err != nil {
+		return out, resp.fail(err)
+	}
+	return out, nil
+}
+
+// maxAnswer bounds a JSON answer: the agent is the guest's, and the guest may be hostile.
+const maxAnswer = 4 << 20
