@@ -89,7 +89,7 @@ func prepareRoot(ctx context.Context) (string, error) {
 	if err := run.mountIn(newRoot); err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(newRoot+bootDir, 0o755); err != nil {
+	if err := os.MkdirAll(newRoot+bootDir, 0o700); err != nil {
 		return "", err
 	}
 	if err := unix.Mount(agentapi.InitramfsDir, newRoot+bootDir, "", unix.MS_BIND, ""); err != nil {
@@ -119,7 +119,7 @@ func enterRoot(root string) error {
 
 // rest mounts what an image cannot do without and its init would not mount.
 func rest(ctx context.Context) error {
-	if err := os.MkdirAll(runDir, 0o755); err != nil {
+	if err := os.MkdirAll(runDir, 0o700); err != nil {
 		return err
 	}
 	if err := mountCgroups(); err != nil {
@@ -152,8 +152,11 @@ func handOver() error {
 	if err != nil {
 		return err
 	}
-	go1 := make(chan os.Signal, 1)
-	signal.Notify(go1, unix.SIGUSR1)
+	if err := copyBoot(); err != nil {
+		return err
+	}
+	released := make(chan os.Signal, 1)
+	signal.Notify(released, unix.SIGUSR1)
 	if err := os.WriteFile(heldFile, nil, 0o600); err != nil {
 		return err
 	}
@@ -161,13 +164,39 @@ func handOver() error {
 		return err
 	}
 	select {
-	case <-go1:
+	case <-released:
 	case <-time.After(holdTime):
 	}
 	if err := os.Remove(heldFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return syscall.Exec(path, []string{path}, []string{"HOME=/", "TERM=linux"})
+}
+
+// copyBoot puts a copy in the place of the mount of the initramfs: systemd would try to
+// unmount that at the end, and say that it cannot. The copied is deleted, so this
+// takes no memory for longer than it lasts.
+func copyBoot() error {
+	const half = runDir + "/boot.new"
+	err := copyTree(bootDir, half)
+	if err != nil {
+		return fmt.Errorf("cannot copy the agent: %w", err)
+	}
+	names, err := os.ReadDir(bootDir)
+	for _, n := range names {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(bootDir, n.Name())))
+	}
+	err = errors.Join(err, unix.Unmount(bootDir, unix.MNT_DETACH))
+	if err == nil {
+		err = os.Remove(bootDir)
+	}
+	if err == nil {
+		err = os.Rename(half, bootDir)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot replace the mount of the initramfs: %w", err)
+	}
+	return nil
 }
 
 func findSystemd() (string, error) {

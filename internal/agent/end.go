@@ -2,7 +2,9 @@ package agent
 
 import (
 	"bufio"
+	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +26,7 @@ func end(kind endKind, agent int, sigs <-chan os.Signal) {
 		}
 	}
 	unix.Sync()
-	askToEnd(agent)
+	askToEnd(others(agent))
 	awaitEnd(agent, limit, sigs)
 	_ = unix.Kill(-1, unix.SIGKILL)
 	awaitEnd(0, 2*time.Second, sigs)
@@ -41,19 +43,39 @@ func end(kind endKind, agent int, sigs <-chan os.Signal) {
 	select {}
 }
 
-// askToEnd sends TERM to all but the agent, which has the host to talk to until the
-// last moment. Shells at a terminal ignore TERM: they get HUP, as when a terminal goes.
-func askToEnd(agent int) {
-	for _, p := range processes() {
-		if p.pid == agent {
-			continue
-		}
+// askToEnd sends TERM. Shells at a terminal ignore that: they get HUP, as when a
+// terminal goes.
+func askToEnd(ps []process) {
+	for _, p := range ps {
 		_ = unix.Kill(p.pid, unix.SIGTERM)
 		if p.tty != 0 {
 			_ = unix.Kill(p.pid, unix.SIGHUP)
 		}
 		_ = unix.Kill(p.pid, unix.SIGCONT)
 	}
+}
+
+func kill(ps []process) {
+	for _, p := range ps {
+		_ = unix.Kill(p.pid, unix.SIGKILL)
+	}
+}
+
+// others are all processes but the agent, which has the host to talk to until the last moment.
+func others(agent int) []process {
+	return slices.DeleteFunc(processes(), func(p process) bool { return p.pid == agent })
+}
+
+// commands are the processes that the host had started, by the groups that package serve
+// puts them in.
+func commands() []process {
+	own := strings.TrimPrefix(agentCgroup, cgroupRoot)
+	ours := strings.TrimPrefix(filepath.Dir(agentCgroup), cgroupRoot) + "/"
+	return slices.DeleteFunc(processes(), func(p process) bool {
+		data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.pid))
+		group := strings.TrimPrefix(strings.TrimSpace(string(data)), "0::")
+		return group == own || !strings.HasPrefix(group, ours)
+	})
 }
 
 // awaitEnd waits until nothing but the agent runs. It looks again when a child has
@@ -68,8 +90,7 @@ func awaitEnd(agent int, limit time.Duration, sigs <-chan os.Signal) {
 				break
 			}
 		}
-		left := slices.DeleteFunc(processes(), func(p process) bool { return p.pid == agent })
-		if len(left) == 0 {
+		if len(others(agent)) == 0 {
 			return
 		}
 		select {

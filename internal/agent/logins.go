@@ -78,7 +78,15 @@ func (u login) mend(keys []string) error {
 		return err
 	}
 	defer home.Close()
-	if err := errors.Join(home.Chown(".", u.uid, u.gid), home.Chmod(".", 0o755)); err != nil {
+	st, err := home.Stat(".")
+	if err != nil {
+		return err
+	}
+	mode := st.Mode().Perm() &^ 0o022 // a home may be more private, but not open to others' writing
+	if u.uid == 0 {
+		mode = 0o755
+	}
+	if err := errors.Join(home.Chown(".", u.uid, u.gid), home.Chmod(".", mode)); err != nil {
 		return err
 	}
 	const dir, file = ".ssh", ".ssh/authorized_keys"

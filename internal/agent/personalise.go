@@ -124,6 +124,8 @@ func (s *system) mountWork(ctx context.Context, w agentapi.WorkDisk) error {
 }
 
 func (s *system) openWork(ctx context.Context, dev string) error {
+	// A caller who goes away must not leave a disk half formatted or half mended.
+	ctx = context.WithoutCancel(ctx)
 	if err := dropCache(dev); err != nil {
 		return err
 	}

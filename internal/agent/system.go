@@ -153,6 +153,9 @@ func endGuest(kind string, reboot bool, limit time.Duration) {
 		if reboot {
 			sig = unix.Signal(34 + 5)
 		}
+		// systemd comes to our commands last, and gives those that do not want to end 90 s.
+		askToEnd(commands())
+		time.AfterFunc(limit/2, func() { kill(commands()) })
 	} else {
 		limit += 5 * time.Second // the reaper has the same limit, and works after it
 	}
