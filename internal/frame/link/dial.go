@@ -22,7 +22,7 @@ const helloEvery = time.Second
 // Session is the host's end of one epoch.
 type Session struct {
 	mux  *yamux.Session
-	conn io.Closer
+	conn *hostConn
 }
 
 // Dial greets the guest at the other end of conn and returns the session that it
@@ -50,7 +50,7 @@ func Dial(ctx context.Context, conn io.ReadWriteCloser, epoch uint64) (*Session,
 		_ = conn.Close()
 		return nil, fmt.Errorf("cannot start a session with the guest: %w", err)
 	}
-	return &Session{mux: mux, conn: conn}, nil
+	return &Session{mux: mux, conn: h}, nil
 }
 
 // greet says HELLO until it is answered, and returns the bytes read beyond the answer.
@@ -119,11 +119,11 @@ func (s *Session) Open(ctx context.Context) (net.Conn, error) {
 		if o.err != nil {
 			return nil, fmt.Errorf("cannot open a stream to the guest: %w", o.err)
 		}
-		return &stream{Stream: o.st}, nil
+		return newStream(o.st, &s.conn.peers), nil
 	case <-ctx.Done():
 		go func() {
 			if o := <-ch; o.err == nil {
-				_ = (&stream{Stream: o.st}).Close()
+				_ = newStream(o.st, &s.conn.peers).Close()
 			}
 		}()
 		return nil, context.Cause(ctx)
@@ -156,9 +156,19 @@ type hostConn struct {
 	in    *recordReader
 	left  []byte // of the last record's payload
 	out   dataWriter
+	peers closings
 }
 
 func (h *hostConn) Read(p []byte) (int, error) {
+	n, err := h.read(p)
+	h.peers.see(p[:n])
+	if err != nil {
+		h.peers.all()
+	}
+	return n, err
+}
+
+func (h *hostConn) read(p []byte) (int, error) {
 	for len(h.left) == 0 {
 		rec, err := h.in.next()
 		if err != nil {

@@ -268,6 +268,39 @@ func TestCloseIsSeenByAPeerThatWrites(t *testing.T) {
 	}
 }
 
+func TestPeerClosedIsKnownBeforeTheDataIsRead(t *testing.T) {
+	host, guest := wire(t)
+	l := Listen(guest)
+	defer l.Close()
+	s := dial(t, host, 1)
+	c, err := s.Open(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write([]byte("last words")); err != nil {
+		t.Fatal(err)
+	}
+	there, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := there.(interface{ PeerClosed() <-chan struct{} }).PeerClosed()
+	select {
+	case <-ended:
+		t.Fatal("closed before it was")
+	default:
+	}
+	c.Close()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the close was not seen")
+	}
+	if got, err := io.ReadAll(there); err != nil || string(got) != "last words" {
+		t.Fatalf("read %q, %v", got, err)
+	}
+}
+
 func TestCloseWakesAReader(t *testing.T) {
 	host, guest := wire(t)
 	echo(t, Listen(guest))

@@ -131,7 +131,7 @@ func (l *listener) serve(g *guestConn) {
 			return
 		}
 		select {
-		case l.streams <- &stream{Stream: st}:
+		case l.streams <- newStream(st, &g.peers):
 		case <-mux.CloseChan():
 			return
 		case <-l.closing:
@@ -187,6 +187,7 @@ type guestConn struct {
 	inR   *io.PipeReader
 	inW   *io.PipeWriter
 	out   dataWriter
+	peers closings
 	gone  chan struct{}
 	once  sync.Once
 }
@@ -215,6 +216,14 @@ func (g *guestConn) put(rec []byte) error {
 
 func (g *guestConn) answer(ack []byte) { _ = g.put(ack) }
 
-func (g *guestConn) Read(p []byte) (int, error)  { return g.inR.Read(p) }
+func (g *guestConn) Read(p []byte) (int, error) {
+	n, err := g.inR.Read(p)
+	g.peers.see(p[:n])
+	if err != nil {
+		g.peers.all()
+	}
+	return n, err
+}
+
 func (g *guestConn) Write(p []byte) (int, error) { return g.out.Write(p) }
 func (g *guestConn) Close() error                { g.drop(); return nil }

@@ -67,10 +67,20 @@ func announcesBody(p []byte) bool {
 // stream is a yamux stream whose Close is a full close, as net.Conn wants it.
 type stream struct {
 	*yamux.Stream
-	closed  atomic.Bool
-	peerEnd atomic.Bool // the peer has closed: writing is in vain
-	rmu     sync.Mutex  // held while reading from the Stream
+	closed atomic.Bool
+	rmu    sync.Mutex // held while reading from the Stream
+	peers  *closings
+	// peer is closed when the peer has closed: writing is then in vain.
+	peer chan struct{}
 }
+
+func newStream(st *yamux.Stream, c *closings) *stream {
+	return &stream{Stream: st, peers: c, peer: c.of(st.StreamID())}
+}
+
+// PeerClosed is closed as soon as it is known that the peer has closed the stream, or the
+// session has ended. What it sent before can still be read.
+func (s *stream) PeerClosed() <-chan struct{} { return s.peer }
 
 func (s *stream) Read(p []byte) (int, error) {
 	s.rmu.Lock()
@@ -86,10 +96,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	case errors.Is(err, yamux.ErrTimeout):
 		err = os.ErrDeadlineExceeded
 	case errors.Is(err, yamux.ErrConnectionReset):
-		s.peerEnd.Store(true)
 		err = syscall.ECONNRESET
-	default:
-		s.peerEnd.Store(true)
 	}
 	return n, err
 }
@@ -98,8 +105,10 @@ func (s *stream) Write(p []byte) (int, error) {
 	if s.closed.Load() {
 		return 0, net.ErrClosed
 	}
-	if s.peerEnd.Load() {
+	select {
+	case <-s.peer:
 		return 0, syscall.EPIPE
+	default:
 	}
 	n, err := s.Stream.Write(p)
 	switch {
@@ -127,6 +136,7 @@ func (s *stream) Close() error {
 		defer s.rmu.Unlock()
 		_ = s.Stream.SetReadDeadline(time.Time{})
 		_, _ = io.Copy(io.Discard, onlyReader{s.Stream})
+		s.peers.forget(s.Stream.StreamID())
 	}()
 	return err
 }
