@@ -1,0 +1,205 @@
+package vm
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"maps"
+	"net/netip"
+	"path/filepath"
+
+	"banger/api"
+	"banger/internal/guest/ssh"
+	"banger/internal/network"
+	"banger/internal/operation"
+	"banger/internal/store"
+)
+
+// Create reserves a VM: name, address, uid and record, in one transaction and in
+// milliseconds. Nothing is made on the host yet. With c.Start it goes on to start it;
+// when that fails or is cancelled the VM is gone again, but for one whose guest never became
+// ready, which is kept for a look (unless it is to be removed automatically).
+func (s *Service) Create(ctx context.Context, c api.VMCreate) (api.VM, *operation.Operation, bool, error) {
+	if err := c.Validate(); err != nil {
+		return api.VM{}, nil, false, err
+	}
+	request, err := json.Marshal(c)
+	if err != nil {
+		return api.VM{}, nil, false, err
+	}
+	vm := api.VM{ID: s.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: s.withDefaults(c.Spec), Pending: []string{}, CreatedAt: s.Now().UTC()}
+	if err := s.checkHost(ctx, vm.Spec); err != nil {
+		return api.VM{}, nil, false, err
+	}
+	if err := s.pinObjects(ctx, &vm); err != nil {
+		return api.VM{}, nil, false, err
+	}
+	s.derive(&vm)
+	vm, created, err := s.Store.InsertVM(ctx, vm, string(request), s.reserve)
+	if err != nil {
+		return api.VM{}, nil, false, err
+	}
+	s.changes.Wake()
+	if !c.Start {
+		return vm, nil, created, nil
+	}
+	if !created && vm.State != api.StateStopped {
+		return vm, nil, false, nil
+	}
+	op := s.Operations.Start("vm.start", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+		if created {
+			op.Undo("create", func(ctx context.Context) error { return s.remove(ctx, vm.ID) })
+		}
+		return s.start(ctx, op, vm.ID)
+	})
+	return vm, op, created, nil
+}
+
+// withDefaults fills what the user left out.
+func (s *Service) withDefaults(spec api.VMSpec) api.VMSpec {
+	d := s.Defaults
+	spec.Image = or(spec.Image, d.Image)
+	spec.Kernel = or(spec.Kernel, d.Kernel)
+	spec.CPUs = or(spec.CPUs, d.CPUs)
+	spec.MemoryBytes = or(spec.MemoryBytes, d.MemoryBytes)
+	spec.DiskBytes = or(spec.DiskBytes, d.DiskBytes)
+	spec.RootBytes = or(spec.RootBytes, d.RootBytes)
+	spec.Net = or(spec.Net, d.Net)
+	labels := map[string]string{}
+	maps.Copy(labels, spec.Labels)
+	spec.Labels = labels
+	return spec
+}
+
+func or[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
+}
+
+// derive fills in what follows from the id alone.
+func (s *Service) derive(vm *api.VM) {
+	p := s.Paths.VM(vm.ID)
+	var machineID [16]byte
+	s.Random(machineID[:])
+	r := &vm.Runtime
+	r.Hypervisor = s.Hypervisor.Name()
+	r.MachineID = hex.EncodeToString(machineID[:])
+	r.VMDir, r.APISockPath, r.VSockPath, r.LogPath = p.Dir, p.ControlSocket(), p.AgentSocket(), p.Console()
+	r.SystemOverlay, r.WorkDiskPath = p.RootDisk(), p.WorkDisk()
+	if vm.Spec.Net != api.NetNone {
+		r.MAC = network.MACFor(vm.ID).String()
+	}
+}
+
+// reserve runs inside the transaction that inserts the record.
+func (s *Service) reserve(vm *api.VM, taken store.Taken) error {
+	if vm.Name == "" {
+		vm.Name = s.madeUpName(taken.Names)
+	}
+	vm.Runtime.DNSName = vm.Name + ".vm"
+	switch vm.Spec.Net {
+	case api.NetBridge:
+		ip, err := s.Network.AllocateIP(taken.IPs)
+		if err != nil {
+			return err
+		}
+		vm.Runtime.GuestIP = ip.String()
+	case api.NetUser:
+		vm.Runtime.GuestIP = network.UserIP().String()
+	}
+	if s.UIDBase == 0 {
+		return nil
+	}
+	used := make(map[int]bool, len(taken.UIDs))
+	for _, u := range taken.UIDs {
+		used[u] = true
+	}
+	for uid := s.UIDBase; uid < s.UIDBase+s.UIDCount; uid++ {
+		if !used[uid] {
+			vm.Runtime.UID = uid
+			return nil
+		}
+	}
+	return api.Errorf(api.CodeExhausted, "all %d host uids for VMs are taken", s.UIDCount).WithHint("banger vm list --all")
+}
+
+// checkHost refuses what this host can never run.
+func (s *Service) checkHost(ctx context.Context, spec api.VMSpec) error {
+	if err := spec.Validate(); err != nil {
+		return err
+	}
+	f, err := s.Hypervisor.Features(ctx)
+	if err != nil {
+		return err
+	}
+	if f.MaxCPUs > 0 && spec.CPUs > f.MaxCPUs {
+		return api.Errorf(api.CodeInvalid, "%d CPUs asked for, but %s allows %d here", spec.CPUs, s.Hypervisor.Name(), f.MaxCPUs)
+	}
+	if m := memoryOf(); m.total > 0 && spec.MemoryBytes > m.total {
+		return api.Errorf(api.CodeInvalid, "%d MiB of memory asked for, but this host has %d MiB", spec.MemoryBytes>>20, m.total>>20)
+	}
+	if err := s.Network.Check(spec.Net); err != nil {
+		return err
+	}
+	if n := len(filepath.Join(s.Paths.VM("aaaaaaaaaaaa").Private(), "q")); n > 107 {
+		return api.Errorf(api.CodeInvalid, "the state directory %s is too long: a socket in it would have a path of %d bytes, and 107 are allowed", s.Paths.State, n)
+	}
+	return nil
+}
+
+// pinObjects fixes image and kernel by digest. A built-in one that is not built yet
+// is pinned by the start that builds it.
+func (s *Service) pinObjects(ctx context.Context, vm *api.VM) error {
+	img, err := s.Images.Image(ctx, vm.Spec.Image)
+	switch {
+	case err == nil:
+		vm.Runtime.ImageDigest = img.Digest
+		if vm.Spec.RootBytes != 0 && vm.Spec.RootBytes < img.SizeBytes {
+			return api.Errorf(api.CodeInvalid, "root size is %d MiB, but image %s has %d MiB", vm.Spec.RootBytes>>20, vm.Spec.Image, img.SizeBytes>>20)
+		}
+	case !s.Images.CanBuildImage(vm.Spec.Image) || api.CodeOf(err) != api.CodeNotFound:
+		return err
+	}
+	k, err := s.Images.Kernel(ctx, vm.Spec.Kernel)
+	switch {
+	case err == nil:
+		vm.Runtime.KernelDigest = k.Digest
+	case !s.Images.CanBuildKernel(vm.Spec.Kernel) || api.CodeOf(err) != api.CodeNotFound:
+		return err
+	}
+	return nil
+}
+
+// makeHostKey makes the guest's ssh host key and pins it before anybody can connect.
+func (s *Service) makeHostKey(ctx context.Context, vm api.VM) error {
+	if vm.Runtime.SSHHostKey != "" {
+		return s.KnownHosts.Pin(hostNames(vm), vm.Runtime.SSHHostKey)
+	}
+	private, public, err := ssh.NewHostKey()
+	if err != nil {
+		return err
+	}
+	if err := writeSecret(s.Paths.VM(vm.ID).HostKey(), private); err != nil {
+		return err
+	}
+	if err := s.KnownHosts.Pin(hostNames(vm), public); err != nil {
+		return err
+	}
+	_, err = s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		vm.Runtime.SSHHostKey = public
+		return nil, nil
+	})
+	return err
+}
+
+// hostNames are the names under which a VM's host key is pinned.
+func hostNames(vm api.VM) []string {
+	names := []string{vm.Runtime.DNSName}
+	if a, err := netip.ParseAddr(vm.Runtime.GuestIP); err == nil && vm.Spec.Net == api.NetBridge {
+		names = append(names, a.String())
+	}
+	return names
+}

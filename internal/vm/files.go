@@ -1,0 +1,106 @@
+package vm
+
+import (
+	"context"
+	"io"
+	"io/fs"
+	"net"
+	"strconv"
+	"strings"
+
+	"banger/api"
+)
+
+// StatFile describes a path in the guest.
+func (s *Service) StatFile(ctx context.Context, ref, path string) (api.FileStat, error) {
+	_, l, err := s.agentFor(ctx, ref, path)
+	if err != nil {
+		return api.FileStat{}, err
+	}
+	return l.agent.Stat(ctx, path)
+}
+
+// GetFile reads one file of the guest.
+func (s *Service) GetFile(ctx context.Context, ref, path string) (io.ReadCloser, fs.FileMode, error) {
+	_, l, err := s.agentFor(ctx, ref, path)
+	if err != nil {
+		return nil, 0, err
+	}
+	file, mode, _, err := l.agent.GetFile(ctx, path)
+	return file, mode, err
+}
+
+// PutFile writes one file of the guest: the whole new one or the old one, never half.
+func (s *Service) PutFile(ctx context.Context, ref, path, user string, mode fs.FileMode, r io.Reader) error {
+	_, l, err := s.agentFor(ctx, ref, path)
+	if err != nil {
+		return err
+	}
+	return l.agent.PutFile(ctx, path, user, &mode, r)
+}
+
+// GetTree reads a file or directory of the guest as a tar stream.
+func (s *Service) GetTree(ctx context.Context, ref, path string) (io.ReadCloser, error) {
+	_, l, err := s.agentFor(ctx, ref, path)
+	if err != nil {
+		return nil, err
+	}
+	return l.agent.GetTree(ctx, path)
+}
+
+// PutTree unpacks a tar stream below a directory of the guest.
+func (s *Service) PutTree(ctx context.Context, ref, path, user string, r io.Reader) error {
+	_, l, err := s.agentFor(ctx, ref, path)
+	if err != nil {
+		return err
+	}
+	return l.agent.PutTree(ctx, path, user, r)
+}
+
+func (s *Service) agentFor(ctx context.Context, ref, path string) (api.VM, *liveVM, error) {
+	if !strings.HasPrefix(path, "/") || strings.Contains(path, "\x00") {
+		return api.VM{}, nil, api.Errorf(api.CodeInvalid, "path %q in the guest is not absolute", path)
+	}
+	return s.agentOf(ctx, ref)
+}
+
+// Dial connects to a TCP port in the guest, by its loopback.
+func (s *Service) Dial(ctx context.Context, ref string, port int) (net.Conn, error) {
+	if port < 1 || port > 65535 {
+		return nil, api.Errorf(api.CodeInvalid, "%d is no port", port)
+	}
+	_, l, err := s.agentOf(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	return l.agent.Dial(ctx, port)
+}
+
+// Ports lists what listens in the guest, and how to reach each from this host.
+func (s *Service) Ports(ctx context.Context, ref string) ([]api.Port, error) {
+	vm, l, err := s.agentOf(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := l.agent.Ports(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range ports {
+		ports[i].Reach = reach(vm, ports[i])
+	}
+	return ports, nil
+}
+
+func reach(vm api.VM, p api.Port) string {
+	loopback := strings.HasPrefix(p.Address, "127.") || p.Address == "::1"
+	if vm.Spec.Net == api.NetBridge && !loopback {
+		return net.JoinHostPort(vm.Runtime.GuestIP, strconv.Itoa(p.Port))
+	}
+	if p.Protocol != "tcp" {
+		return ""
+	}
+	return "banger port-forward " + vm.Name + " " + strconv.Itoa(p.Port)
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }

@@ -1,0 +1,78 @@
+package vm
+
+import (
+	"context"
+	"strings"
+
+	"banger/api"
+)
+
+// Get finds one VM by id, prefix of an id, or name.
+func (s *Service) Get(ctx context.Context, ref string) (api.VM, error) {
+	if ref == "" {
+		return api.VM{}, api.Errorf(api.CodeInvalid, "no VM named").WithHint("banger vm list --all")
+	}
+	return s.Store.FindVM(ctx, ref)
+}
+
+// List returns the VMs that pass all filters, oldest first. A filter is "state=STATE", "label=KEY" or
+// "label=KEY=VALUE"; several states are alternatives, several labels must all match.
+func (s *Service) List(ctx context.Context, filters []string) ([]api.VM, error) {
+	match, err := parseFilters(filters)
+	if err != nil {
+		return nil, err
+	}
+	vms, err := s.Store.VMs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := []api.VM{}
+	for _, vm := range vms {
+		if match(vm) {
+			out = append(out, vm)
+		}
+	}
+	return out, nil
+}
+
+func parseFilters(filters []string) (func(api.VM) bool, error) {
+	states := map[api.State]bool{}
+	var labels []func(map[string]string) bool
+	for _, f := range filters {
+		kind, arg, ok := strings.Cut(f, "=")
+		switch {
+		case ok && kind == "state":
+			if !knownState(api.State(arg)) {
+				return nil, api.Errorf(api.CodeInvalid, "%q is no state: stopped, starting, running, stopping, deleting", arg)
+			}
+			states[api.State(arg)] = true
+		case ok && kind == "label" && arg != "":
+			key, want, exact := strings.Cut(arg, "=")
+			labels = append(labels, func(have map[string]string) bool {
+				v, ok := have[key]
+				return ok && (!exact || v == want)
+			})
+		default:
+			return nil, api.Errorf(api.CodeInvalid, "filter %q is neither state=STATE nor label=KEY[=VALUE]", f)
+		}
+	}
+	return func(vm api.VM) bool {
+		if len(states) > 0 && !states[vm.State] {
+			return false
+		}
+		for _, l := range labels {
+			if !l(vm.Spec.Labels) {
+				return false
+			}
+		}
+		return true
+	}, nil
+}
+
+func knownState(s api.State) bool {
+	switch s {
+	case api.StateStopped, api.StateStarting, api.StateRunning, api.StateStopping, api.StateDeleting:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,159 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"banger/api"
+	"banger/api/agentapi"
+	"banger/internal/guest/ssh"
+)
+
+// waitReady returns when the agent says that the guest is up, or the VMM has ended.
+func (s *Service) waitReady(ctx context.Context, l *liveVM) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(s.life, func() { cancel(errDaemonEnds) })()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-l.gone:
+			cancel(api.Errorf(api.CodeInternal, "the VMM ended while the guest booted: %s", l.exit.Detail))
+		case <-stop:
+		}
+	}()
+	if _, err := l.agent.WaitReady(ctx); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	return nil
+}
+
+var errDaemonEnds = api.Errorf(api.CodeCancelled, "the daemon is being stopped")
+
+// bringUp makes a guest that has booted the one machine that it is, lets it onto the
+// network, and says that it is ready. Called with the VM's lock held, after a start, a
+// reboot of the guest, and when an adopted VM turns out not to have come so far. Repeating it is harmless.
+func (s *Service) bringUp(ctx context.Context, l *liveVM) error {
+	vm, err := s.Store.VM(ctx, l.id)
+	if err != nil {
+		return err
+	}
+	health, err := l.agent.Health(ctx)
+	if err != nil {
+		return err
+	}
+	if !health.Personalised {
+		p, err := s.personality(vm)
+		if err != nil {
+			return err
+		}
+		if _, err := l.agent.Personalise(ctx, p); err != nil {
+			return err
+		}
+	}
+	if err := s.joinNetwork(ctx, vm); err != nil {
+		return err
+	}
+	if vm, err = s.markReady(ctx, l); err != nil {
+		return err
+	}
+	s.followMain(vm, l)
+	s.keepClock(l)
+	return nil
+}
+
+// bringUpAgain waits for a guest that reboots or was adopted half-way.
+func (s *Service) bringUpAgain(ctx context.Context, l *liveVM) {
+	unlock, err := s.locks.Lock(ctx, l.id)
+	if err != nil {
+		return
+	}
+	defer unlock()
+	ctx, cancel := context.WithTimeoutCause(ctx, s.ReadyTimeout, errNeverReady)
+	defer cancel()
+	if err = s.waitReady(ctx, l); err == nil {
+		err = s.bringUp(ctx, l)
+	}
+	if err == nil || errors.Is(err, errDaemonEnds) {
+		return
+	}
+	s.Log.Error("guest did not come up again", "vm", l.id, "error", err)
+	failure := &api.Failure{Code: api.CodeNotReady, Message: "the guest did not come up again: " + err.Error(), At: s.Now().UTC(), ConsoleTail: s.consoleTail(l.id)}
+	if _, err := s.update(context.WithoutCancel(ctx), l.id, func(vm *api.VM) ([]api.Event, error) {
+		if vm.State == api.StateStarting {
+			vm.State = api.StateRunning
+		}
+		vm.LastError = failure
+		return nil, nil
+	}); err != nil {
+		s.Log.Error("cannot record that", "vm", l.id, "error", err)
+	}
+}
+
+// personality is everything that makes this guest this guest.
+func (s *Service) personality(vm api.VM) (agentapi.Personalise, error) {
+	p := agentapi.Personalise{
+		Entropy: make([]byte, 64), Hostname: vm.Name, MachineID: vm.Runtime.MachineID,
+		WorkDisk: &agentapi.WorkDisk{Device: agentapi.SerialWork}, SSHHostKeyPub: vm.Runtime.SSHHostKey,
+	}
+	s.Random(p.Entropy)
+	var err error
+	if p.SSHHostKey, err = os.ReadFile(s.Paths.VM(vm.ID).HostKey()); err != nil {
+		return p, err
+	}
+	key, err := ssh.EnsureKey(s.Paths.SSHKey())
+	if err != nil {
+		return p, err
+	}
+	p.AuthorizedKeys = []string{key}
+	if vm.Spec.Net != api.NetNone {
+		p.Network = s.Network.GuestConfig(guestOf(vm))
+	}
+	p.Time = s.Now()
+	return p, nil
+}
+
+func (s *Service) markReady(ctx context.Context, l *liveVM) (api.VM, error) {
+	now := s.Now().UTC()
+	return s.update(ctx, l.id, func(vm *api.VM) ([]api.Event, error) {
+		if vm.State == api.StateRunning && vm.Ready {
+			return nil, nil
+		}
+		vm.State, vm.Ready, vm.ReadyAt, vm.LastError = api.StateRunning, true, &now, nil
+		return []api.Event{{Kind: "vm.ready"}}, nil
+	})
+}
+
+// clockEvery is how often a guest's clock is compared with the host's.
+const clockEvery = time.Minute
+
+// keepClock keeps a guest's clock right for as long as it runs: a guest does not notice
+// that its host slept. Only one keeper runs per VMM.
+func (s *Service) keepClock(l *liveVM) {
+	l.clock.Do(func() {
+		s.goDo(func(ctx context.Context) {
+			tick := time.NewTicker(clockEvery)
+			defer tick.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-l.gone:
+					return
+				case <-tick.C:
+				}
+				cctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+				if err := l.agent.SetClock(cctx, s.Now()); err != nil {
+					s.Log.Debug("cannot set a guest's clock", "vm", l.id, "error", err)
+				}
+				cancel()
+			}
+		})
+	})
+}

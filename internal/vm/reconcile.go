@@ -1,0 +1,171 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"banger/api"
+	"banger/internal/host"
+)
+
+// Reconcile makes records and reality agree after the daemon was away: it adopts every VM whose VMM still
+// runs, demotes the others to stopped with what they held torn down, completes deletes that were
+// cut off, and removes directories that no record knows. One VM's trouble does not keep the others from it.
+func (s *Service) Reconcile(ctx context.Context) error {
+	vms, err := s.Store.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	// The bridge and its rules first: guests run on meanwhile, and must not be let loose.
+	errs := []error{s.setNetwork(ctx)}
+	for _, vm := range vms {
+		if err := s.reconcile(ctx, vm); err != nil {
+			s.Log.Error("cannot reconcile", "vm", vm.ID, "name", vm.Name, "error", err)
+			errs = append(errs, s.noteFailure(ctx, vm.ID, err))
+		}
+	}
+	errs = append(errs, s.sweep(vms), s.setNetwork(ctx))
+	s.goDo(s.keepConsoles)
+	return errors.Join(errs...)
+}
+
+func (s *Service) reconcile(ctx context.Context, vm api.VM) error {
+	switch vm.State {
+	case api.StateStopped:
+		return nil
+	case api.StateDeleting:
+		return s.remove(ctx, vm.ID)
+	}
+	unlock, err := s.locks.Lock(ctx, vm.ID)
+	if err != nil {
+		return err
+	}
+	adopted := s.adopt(ctx, vm)
+	if adopted == nil {
+		_, err = s.stopped(ctx, vm.ID, s.whyGone(vm), nil)
+	}
+	unlock()
+	switch {
+	case adopted != nil:
+		s.goDo(func(ctx context.Context) { s.bringUpAgain(ctx, adopted) })
+	case err == nil && vm.Spec.AutoRemove:
+		return s.remove(ctx, vm.ID)
+	}
+	return err
+}
+
+// adopt takes up a VM's running VMM: by its handles, or by looking for it when they are lost. It returns nil
+// when there is none, or none of ours.
+func (s *Service) adopt(ctx context.Context, vm api.VM) *liveVM {
+	if vm.Runtime.KernelDigest == "" { // cut off before anything ran
+		return nil
+	}
+	m, err := s.machineOf(ctx, vm)
+	if err != nil {
+		s.Log.Error("cannot adopt", "vm", vm.ID, "error", err)
+		return nil
+	}
+	h, err := s.handles.Get(vm.ID)
+	if err != nil {
+		s.Log.Warn("looking for the VMM by itself", "vm", vm.ID, "error", err)
+	}
+	for _, p := range []host.Process{h.VMM, s.findVMM(ctx, vm)} {
+		if p == (host.Process{}) || !s.Host.Alive(p) {
+			continue
+		}
+		instance, err := s.Hypervisor.Adopt(ctx, m, p)
+		if err != nil {
+			s.Log.Warn("not adopted", "vm", vm.ID, "pid", p.PID, "error", err)
+			continue
+		}
+		if err := s.handles.Set(vm.ID, func(h *VMHandles) { h.VMM, h.TapDevice = p, guestOf(vm).Tap }); err != nil {
+			s.Log.Error("cannot record handles", "vm", vm.ID, "error", err)
+		}
+		s.Log.Info("adopted", "vm", vm.ID, "pid", p.PID)
+		return s.setLive(vm.ID, instance)
+	}
+	return nil
+}
+
+// findVMM looks for a VM's VMM without its process id; zero when there is none.
+func (s *Service) findVMM(ctx context.Context, vm api.VM) host.Process {
+	if vm.Runtime.KernelDigest == "" {
+		return host.Process{}
+	}
+	m, err := s.machineOf(ctx, vm)
+	if err != nil {
+		return host.Process{}
+	}
+	p, _ := s.Hypervisor.Find(ctx, m)
+	return p
+}
+
+// isVMMOf reports whether a process is really the VMM of vm: handles.json may be old, and its process id
+// somebody else's by now.
+func (s *Service) isVMMOf(ctx context.Context, vm api.VM, p host.Process) bool {
+	found := s.findVMM(ctx, vm)
+	return found == p && s.Host.Alive(p)
+}
+
+// whyGone says why a VM that was to run does not.
+func (s *Service) whyGone(vm api.VM) string {
+	if vm.State == api.StateStarting {
+		return "start cut off"
+	}
+	if boot := bootTime(); vm.StartedAt != nil && !boot.IsZero() && vm.StartedAt.Before(boot) {
+		return "host restarted"
+	}
+	return "ended while bangerd was away"
+}
+
+// bootTime is when this host was booted.
+func bootTime() time.Time {
+	info, err := os.Stat("/proc/1")
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
+// sweep removes directories that no record knows: creates that were cut off.
+func (s *Service) sweep(vms []api.VM) error {
+	known := map[string]bool{}
+	for _, vm := range vms {
+		known[vm.ID] = true
+	}
+	entries, err := os.ReadDir(s.Paths.VMs())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		if !known[e.Name()] {
+			errs = append(errs, os.RemoveAll(s.Paths.VM(e.Name()).Dir))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Service) noteFailure(ctx context.Context, id string, cause error) error {
+	_, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+		vm.LastError = &api.Failure{Code: api.CodeOf(cause), Message: cause.Error(), At: s.Now().UTC()}
+		return nil, nil
+	})
+	return err
+}
+
+// keepConsoles bounds the consoles for as long as the daemon lives.
+func (s *Service) keepConsoles(ctx context.Context) {
+	tick := time.NewTicker(consoleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.boundConsoles()
+		}
+	}
+}

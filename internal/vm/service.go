@@ -1,0 +1,91 @@
+// Package vm says what a VM may do and in which order: create, start, stop, delete,
+// what runs in it, and what is true about it now. It is imported by server and
+// daemon, and builds on image, hypervisor, disk, network, guest, store and operation.
+//
+// Lock order: the lock of a VM (locks, one per id) → Service.mu → the store's
+// transaction. Nothing waits for a guest or a process while holding Service.mu.
+package vm
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"banger/api"
+	"banger/internal/config"
+	"banger/internal/disk"
+	"banger/internal/guest/ssh"
+	"banger/internal/host"
+	"banger/internal/hypervisor"
+	"banger/internal/image"
+	"banger/internal/keylock"
+	"banger/internal/network"
+	"banger/internal/operation"
+	"banger/internal/store"
+)
+
+// Options are the parts that a Service stands on, and the defaults it fills in.
+type Options struct {
+	Store      *store.Store
+	Operations *operation.Registry
+	Host       host.Host
+	Hypervisor hypervisor.Hypervisor
+	Disks      disk.Driver
+	Network    *network.Network
+	Images     *image.Service
+	KnownHosts ssh.KnownHosts
+	Paths      config.Paths
+	Log        *slog.Logger
+	Now        func() time.Time
+	// Random fills its argument; crypto/rand outside of tests.
+	Random func([]byte)
+
+	// Defaults fill the zero fields of a spec.
+	Defaults api.VMSpec
+	// ReadyTimeout bounds the wait for a guest's agent, StopTimeout a guest's own shutdown.
+	ReadyTimeout, StopTimeout time.Duration
+	// UIDBase and UIDCount are the host uids for VMMs; 0 runs them under the daemon's own.
+	UIDBase, UIDCount int
+}
+
+// Service is all VMs of one daemon. Safe for concurrent use.
+type Service struct {
+	Options
+	locks   keylock.Locks
+	handles handleCache
+	changes broadcast
+
+	// background is all goroutines that belong to VMs; they end with life.
+	background sync.WaitGroup
+	life       context.Context
+	endLife    context.CancelFunc
+
+	// mu protects the following.
+	mu   sync.Mutex
+	live map[string]*liveVM
+}
+
+// New makes the service; Reconcile must run before anything else is asked of it.
+func New(o Options) *Service {
+	s := &Service{Options: o, live: make(map[string]*liveVM)}
+	s.handles.paths = o.Paths
+	s.life, s.endLife = context.WithCancel(context.Background())
+	return s
+}
+
+// Close lets go of all VMs without touching them: they outlive the daemon.
+func (s *Service) Close() {
+	s.endLife()
+	s.mu.Lock()
+	for _, l := range s.live {
+		l.instance.Detach()
+	}
+	s.mu.Unlock()
+	s.background.Wait()
+}
+
+// goDo runs fn in the background until it returns or the service closes.
+func (s *Service) goDo(fn func(ctx context.Context)) {
+	s.background.Go(func() { fn(s.life) })
+}

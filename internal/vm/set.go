@@ -1,0 +1,162 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"banger/api"
+	"banger/api/agentapi"
+	"banger/internal/operation"
+)
+
+// Update changes a VM's spec. A disk of a running VM grows at once; CPUs and memory take effect at the
+// next start, and stand in Pending until then.
+func (s *Service) Update(ctx context.Context, ref string, u api.VMUpdate) (api.VM, error) {
+	vm, err := s.Get(ctx, ref)
+	if err != nil {
+		return vm, err
+	}
+	unlock, err := s.locks.Lock(ctx, vm.ID)
+	if err != nil {
+		return vm, err
+	}
+	defer unlock()
+	if vm, err = s.Store.VM(ctx, vm.ID); err != nil {
+		return vm, err
+	}
+	spec, err := updated(vm, u)
+	if err != nil {
+		return vm, err
+	}
+	if err := s.checkHost(ctx, spec); err != nil {
+		return vm, err
+	}
+	if err := s.growDisks(ctx, vm, spec); err != nil {
+		return vm, err
+	}
+	return s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		if vm.State != api.StateStopped {
+			vm.Pending = pending(vm.Pending, vm.Spec, spec)
+		}
+		vm.Spec = spec
+		return []api.Event{{Kind: "vm.updated"}}, nil
+	})
+}
+
+func updated(vm api.VM, u api.VMUpdate) (api.VMSpec, error) {
+	spec := vm.Spec
+	set(&spec.CPUs, u.CPUs)
+	set(&spec.MemoryBytes, u.MemoryBytes)
+	set(&spec.DiskBytes, u.DiskBytes)
+	set(&spec.RootBytes, u.RootBytes)
+	if spec.CPUs < 1 || spec.MemoryBytes < 1 || spec.DiskBytes < 1 {
+		return spec, api.Errorf(api.CodeInvalid, "CPUs, memory and disk size must be over 0")
+	}
+	if spec.DiskBytes < vm.Spec.DiskBytes || spec.RootBytes < vm.Spec.RootBytes {
+		return spec, api.Errorf(api.CodeInvalid, "disks only grow: the work disk has %d MiB, the root disk %d MiB", vm.Spec.DiskBytes>>20, vm.Spec.RootBytes>>20)
+	}
+	labels := map[string]string{}
+	for k, v := range vm.Spec.Labels {
+		labels[k] = v
+	}
+	for k, v := range u.Labels {
+		if labels[k] = v; v == "" {
+			delete(labels, k)
+		}
+	}
+	spec.Labels = labels
+	return spec, spec.Validate()
+}
+
+func set[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// pending adds what the running VM does not have yet.
+func pending(have []string, is, wanted api.VMSpec) []string {
+	add := func(name string, differs bool) {
+		if differs && !slices.Contains(have, name) {
+			have = append(have, name)
+		}
+	}
+	add("cpus", is.CPUs != wanted.CPUs)
+	add("memory_bytes", is.MemoryBytes != wanted.MemoryBytes)
+	return have
+}
+
+// growDisks makes the disks as large as the new spec says: through the VMM while it runs, else by
+// the disk driver. Disks that do not exist yet are made in that size by the start.
+func (s *Service) growDisks(ctx context.Context, vm api.VM, spec api.VMSpec) error {
+	l, alive := s.vmAlive(vm.ID)
+	grew := false
+	for _, d := range []struct {
+		serial, path string
+		from, to     int64
+	}{
+		{agentapi.SerialRoot, vm.Runtime.SystemOverlay, vm.Spec.RootBytes, spec.RootBytes},
+		{agentapi.SerialWork, vm.Runtime.WorkDiskPath, vm.Spec.DiskBytes, spec.DiskBytes},
+	} {
+		if d.to == d.from || !exists(d.path) {
+			continue
+		}
+		if !alive {
+			if err := s.Disks.Grow(ctx, d.path, d.to); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := l.instance.GrowDrive(ctx, d.serial, d.to); err != nil {
+			return err
+		}
+		grew = true
+	}
+	if grew {
+		_, err := l.agent.Grow(ctx)
+		return err
+	}
+	return nil
+}
+
+// Reset gives a stopped VM a fresh root disk; the work disk stays.
+func (s *Service) Reset(ctx context.Context, ref string, r api.VMReset) (*operation.Operation, error) {
+	vm, err := s.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if vm.State != api.StateStopped {
+		return nil, api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State).WithHint("banger vm stop %s", vm.Name)
+	}
+	spec := vm.Spec
+	spec.RootBytes = or(r.RootBytes, spec.RootBytes)
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	if img, err := s.Images.Image(ctx, vm.Runtime.ImageDigest); err == nil && spec.RootBytes != 0 && spec.RootBytes < img.SizeBytes {
+		return nil, api.Errorf(api.CodeInvalid, "root size is %d MiB, but image %s has %d MiB", spec.RootBytes>>20, img.Name, img.SizeBytes>>20)
+	}
+	return s.Operations.Start("vm.reset", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+		op.SetResult(vm.ID)
+		return op.Step(ctx, "reset", func(ctx context.Context) error {
+			return s.withLock(ctx, vm.ID, func() error { return s.reset(ctx, vm.ID, spec.RootBytes) })
+		})
+	}), nil
+}
+
+func (s *Service) reset(ctx context.Context, id string, rootBytes int64) error {
+	vm, err := s.Store.VM(ctx, id)
+	if err != nil {
+		return err
+	}
+	if vm.State != api.StateStopped {
+		return api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State)
+	}
+	_, err = s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+		vm.Spec.RootBytes = rootBytes
+		return []api.Event{{Kind: "vm.reset"}}, nil
+	})
+	// The start makes a new root where none is.
+	return errors.Join(err, s.Disks.Delete(ctx, vm.Runtime.SystemOverlay))
+}

@@ -1,0 +1,278 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"banger/api"
+	"banger/api/agentapi"
+	"banger/internal/disk"
+	"banger/internal/host"
+	"banger/internal/hypervisor"
+	"banger/internal/network"
+	"banger/internal/operation"
+)
+
+// Start brings a stopped VM up. One that runs already is left as it is.
+func (s *Service) Start(ctx context.Context, ref string) (*operation.Operation, error) {
+	vm, err := s.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	return s.Operations.Start("vm.start", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+		return s.start(ctx, op, vm.ID)
+	}), nil
+}
+
+// start is the list of steps from a record to a running guest, each with its undo.
+func (s *Service) start(ctx context.Context, op *operation.Operation, id string) error {
+	unlock, err := s.locks.Lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	// The lock is held until a failed start has been undone: the first undo pushed runs last.
+	unlock = sync.OnceFunc(unlock)
+	op.Undo("lock", func(context.Context) error { unlock(); return nil })
+	op.SetResult(id)
+	kept, err := s.startLocked(ctx, op, id)
+	if err == nil || kept {
+		op.Keep()
+		unlock()
+	}
+	return err
+}
+
+// startLocked reports kept when the start failed but its VM is left for a look.
+func (s *Service) startLocked(ctx context.Context, op *operation.Operation, id string) (kept bool, err error) {
+	vm, err := s.Store.VM(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	switch vm.State {
+	case api.StateRunning:
+		return false, nil
+	case api.StateDeleting:
+		return false, api.Errorf(api.CodeConflict, "VM %s is being deleted", vm.Name)
+	}
+	if _, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+		vm.State, vm.LastError, vm.StopReason = api.StateStarting, nil, ""
+		return []api.Event{{Kind: "vm.starting"}}, nil
+	}); err != nil {
+		return false, err
+	}
+	b := boot{Service: s, op: op, vm: vm}
+	op.Undo("state", b.failed)
+
+	for _, step := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"image", b.image},
+		{"disks", b.disks},
+		{"network", b.network},
+		{"boot", b.boot},
+		{"guest", b.guest},
+		{"personalise", b.personalise},
+	} {
+		if err := op.Step(ctx, step.name, step.run); err != nil {
+			b.cause = err
+			return b.kept, err
+		}
+	}
+	return false, nil
+}
+
+// boot is one start under way. Each method is a step of it.
+type boot struct {
+	*Service
+	op      *operation.Operation
+	vm      api.VM
+	machine hypervisor.Machine
+	link    network.Link
+	live    *liveVM
+	cause   error
+	kept    bool
+}
+
+// image makes sure that image, kernel and initramfs are there, and pins them in the record.
+func (b *boot) image(ctx context.Context) error {
+	r := b.vm.Runtime
+	if r.ImageDigest == "" {
+		img, err := b.Images.EnsureImage(ctx, b.op, b.vm.Spec.Image)
+		if err != nil {
+			return err
+		}
+		r.ImageDigest = img.Digest
+	}
+	if r.KernelDigest == "" {
+		k, err := b.Images.EnsureKernel(ctx, b.op, b.vm.Spec.Kernel)
+		if err != nil {
+			return err
+		}
+		r.KernelDigest = k.Digest
+	}
+	features, err := b.Hypervisor.Features(ctx)
+	if err != nil {
+		return err
+	}
+	b.vm, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		vm.Runtime.ImageDigest, vm.Runtime.KernelDigest, vm.Runtime.Accel = r.ImageDigest, r.KernelDigest, features.Accel
+		return nil, nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := b.admit(b.vm.Spec.MemoryBytes); err != nil {
+		return err
+	}
+	b.machine, err = b.machineOf(ctx, b.vm)
+	return err
+}
+
+// disks makes the root and the work disk where they are missing, and grows them to what is asked for.
+func (b *boot) disks(ctx context.Context) error {
+	if err := b.makeDirs(b.vm); err != nil {
+		return err
+	}
+	if err := b.makeHostKey(ctx, b.vm); err != nil {
+		return err
+	}
+	img, err := b.Images.Image(ctx, b.vm.Runtime.ImageDigest)
+	if err != nil {
+		return err
+	}
+	root := disk.Spec{
+		Path: b.vm.Runtime.SystemOverlay, Base: b.Images.RootPath(img.Digest), SizeBytes: max(b.vm.Spec.RootBytes, img.SizeBytes),
+		UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID,
+	}
+	work := disk.Spec{Path: b.vm.Runtime.WorkDiskPath, SizeBytes: b.vm.Spec.DiskBytes, UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID}
+	return errors.Join(b.ensureDisk(ctx, root), b.ensureDisk(ctx, work))
+}
+
+func (b *boot) ensureDisk(ctx context.Context, d disk.Spec) error {
+	if _, err := os.Lstat(d.Path); err == nil {
+		return b.Disks.Grow(ctx, d.Path, d.SizeBytes)
+	}
+	return b.Disks.Create(ctx, d)
+}
+
+// network prepares the link; its names are on disk before it exists.
+func (b *boot) network(ctx context.Context) error {
+	g := guestOf(b.vm)
+	if g.Kind == api.NetNone {
+		return nil
+	}
+	if err := b.handles.Set(b.vm.ID, func(h *VMHandles) { h.TapDevice = g.Tap }); err != nil {
+		return err
+	}
+	b.op.Undo("network", func(ctx context.Context) error { return b.detachNetwork(ctx, b.vm) })
+	link, err := b.Network.Attach(ctx, g, func(p host.Process) error {
+		return b.handles.Set(b.vm.ID, func(h *VMHandles) { h.NetHelper = p })
+	})
+	if err != nil {
+		return err
+	}
+	b.link = link
+	b.machine.NIC = &hypervisor.NIC{MAC: g.MAC, Tap: link.Tap, Socket: link.Socket}
+	return nil
+}
+
+// boot starts the VMM.
+func (b *boot) boot(ctx context.Context) error {
+	defer b.link.Close()
+	instance, err := b.Hypervisor.Start(ctx, b.machine, func(p host.Process) error {
+		return b.handles.Set(b.vm.ID, func(h *VMHandles) { h.VMM = p })
+	})
+	if err != nil {
+		return err
+	}
+	b.live = b.setLive(b.vm.ID, instance)
+	b.op.Undo("boot", func(ctx context.Context) error {
+		b.dropLive(b.live)
+		return instance.Kill(ctx)
+	})
+	now := b.Now().UTC()
+	_, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		vm.StartedAt, vm.StoppedAt, vm.Pending = &now, nil, []string{}
+		return []api.Event{{Kind: "vm.started"}}, nil
+	})
+	return err
+}
+
+// guest waits for the agent's word. A guest that never says it is kept for a look.
+func (b *boot) guest(ctx context.Context) error {
+	wctx, cancel := context.WithTimeoutCause(ctx, b.ReadyTimeout, errNeverReady)
+	defer cancel()
+	err := b.waitReady(wctx, b.live)
+	if errors.Is(context.Cause(wctx), errNeverReady) {
+		return b.neverReady(ctx)
+	}
+	return err
+}
+
+var errNeverReady = errors.New("the guest never became ready")
+
+func (b *boot) neverReady(ctx context.Context) error {
+	tail := b.consoleTail(b.vm.ID)
+	failure := api.Errorf(api.CodeNotReady, "the guest of VM %s did not become ready in %s; the end of its console:\n%s", b.vm.Name, b.ReadyTimeout, tail)
+	if b.vm.Spec.AutoRemove {
+		return failure
+	}
+	b.kept = true
+	now := b.Now().UTC()
+	_, err := b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		vm.State = api.StateRunning
+		vm.LastError = &api.Failure{Code: api.CodeNotReady, Message: fmt.Sprintf("the guest did not become ready in %s", b.ReadyTimeout), At: now, ConsoleTail: tail}
+		return nil, nil
+	})
+	return errors.Join(failure.WithHint("banger vm logs --console %s", b.vm.Name), err)
+}
+
+func (b *boot) personalise(ctx context.Context) error {
+	return b.bringUp(ctx, b.live)
+}
+
+// failed is the undo of a start: the record says so.
+func (b *boot) failed(ctx context.Context) error {
+	var failure *api.Failure
+	if b.cause != nil && api.CodeOf(b.cause) != api.CodeCancelled && !errors.Is(b.cause, context.Canceled) {
+		failure = &api.Failure{Code: api.CodeOf(b.cause), Message: b.cause.Error(), At: b.Now().UTC(), ConsoleTail: b.consoleTail(b.vm.ID)}
+	}
+	_, err := b.stopped(ctx, b.vm.ID, "start failed", failure)
+	return err
+}
+
+// machineOf is what the hypervisor needs to run this VM, and to find it again.
+func (s *Service) machineOf(ctx context.Context, vm api.VM) (hypervisor.Machine, error) {
+	kernel, err := s.Images.KernelFiles(vm.Runtime.KernelDigest)
+	if err != nil {
+		return hypervisor.Machine{}, err
+	}
+	initramfs, err := s.Images.Initramfs(ctx, vm.Runtime.KernelDigest)
+	if err != nil {
+		return hypervisor.Machine{}, err
+	}
+	p := s.Paths.VM(vm.ID)
+	return hypervisor.Machine{
+		ID: vm.ID, Dir: p.Private(), UID: vm.Runtime.UID, GID: vm.Runtime.UID,
+		CPUs: vm.Spec.CPUs, MemoryBytes: vm.Spec.MemoryBytes,
+		Kernel: kernel.Vmlinuz, Initramfs: initramfs,
+		Drives: []hypervisor.Drive{
+			{Serial: agentapi.SerialRoot, Path: vm.Runtime.SystemOverlay, Format: s.Disks.Format()},
+			{Serial: agentapi.SerialModules, Path: kernel.ModulesDisk, Format: "raw", ReadOnly: true},
+			{Serial: agentapi.SerialWork, Path: vm.Runtime.WorkDiskPath, Format: s.Disks.Format()},
+		},
+	}, nil
+}
+
+func guestOf(vm api.VM) network.Guest {
+	g := network.Guest{ID: vm.ID, Name: vm.Name, Kind: vm.Spec.Net, MAC: vm.Runtime.MAC}
+	g.SetIP(vm.Runtime.GuestIP)
+	if vm.Spec.Net == api.NetBridge {
+		g.Tap = network.TapName(vm.ID)
+	}
+	return g
+}

@@ -1,0 +1,187 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"banger/api"
+	"banger/api/agentapi"
+	"banger/internal/host"
+	"banger/internal/operation"
+)
+
+// Stop asks the guest to sync and power off, and forces it after timeout (0: the default).
+// A stopped VM is no error.
+func (s *Service) Stop(ctx context.Context, ref string, timeout time.Duration) (*operation.Operation, error) {
+	return s.ending(ctx, ref, "vm.stop", func(ctx context.Context, op *operation.Operation, id string) error {
+		return s.stop(ctx, op, id, timeout)
+	})
+}
+
+// Kill is power-off at once. A stopped VM is no error.
+func (s *Service) Kill(ctx context.Context, ref string) (*operation.Operation, error) {
+	return s.ending(ctx, ref, "vm.kill", func(ctx context.Context, op *operation.Operation, id string) error {
+		return op.Step(ctx, "kill", func(ctx context.Context) error { return s.kill(ctx, id, "killed") })
+	})
+}
+
+// Restart stops a VM if it runs, and starts it.
+func (s *Service) Restart(ctx context.Context, ref string, timeout time.Duration) (*operation.Operation, error) {
+	vm, err := s.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	return s.Operations.Start("vm.restart", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+		if err := s.withLock(ctx, vm.ID, func() error { return s.stop(ctx, op, vm.ID, timeout) }); err != nil {
+			return err
+		}
+		return s.start(ctx, op, vm.ID)
+	}), nil
+}
+
+// ending runs fn under the VM's lock, after cancelling a start that holds it: who stops a VM
+// does not want to wait for it to come up first.
+func (s *Service) ending(ctx context.Context, ref, kind string, fn func(context.Context, *operation.Operation, string) error) (*operation.Operation, error) {
+	vm, err := s.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	s.Operations.CancelStarts(vm.ID)
+	return s.Operations.Start(kind, vm.ID, func(ctx context.Context, op *operation.Operation) error {
+		op.SetResult(vm.ID)
+		err := s.withLock(ctx, vm.ID, func() error { return fn(ctx, op, vm.ID) })
+		if err != nil || !vm.Spec.AutoRemove {
+			return err
+		}
+		return op.Step(ctx, "remove", func(ctx context.Context) error { return s.remove(ctx, vm.ID) })
+	}), nil
+}
+
+func (s *Service) withLock(ctx context.Context, id string, fn func() error) error {
+	unlock, err := s.locks.Lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return fn()
+}
+
+// stop is called with the VM's lock held.
+func (s *Service) stop(ctx context.Context, op *operation.Operation, id string, timeout time.Duration) error {
+	if timeout <= 0 {
+		timeout = s.StopTimeout
+	}
+	l, alive := s.vmAlive(id)
+	if !alive {
+		return s.kill(ctx, id, "requested")
+	}
+	if _, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+		vm.State, vm.Ready = api.StateStopping, false
+		return []api.Event{{Kind: "vm.stopping"}}, nil
+	}); err != nil {
+		return err
+	}
+	begin := s.Now()
+	forced := false
+	err := op.Step(ctx, "shut down", func(ctx context.Context) error {
+		actx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		// An agent that refuses or has died is no reason for a stop to fail: it is forced below.
+		if err := l.agent.Shutdown(actx, agentapi.Shutdown{TimeoutMS: timeout.Milliseconds()}); err != nil {
+			s.Log.Warn("the guest did not take the request to shut down", "vm", id, "error", err)
+		}
+		select {
+		case <-l.gone:
+		case <-actx.Done():
+			forced = true
+		}
+		return context.Cause(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	if forced {
+		op.Warn("the guest did not power off within %s and was forced", s.Now().Sub(begin).Round(time.Second))
+	}
+	return s.kill(ctx, id, "requested")
+}
+
+// kill ends whatever runs for a VM and tears its things down; called with the VM's lock held.
+// It works by the live VMM, by the handles, and by derived names, so that it also cleans up after crashes.
+func (s *Service) kill(ctx context.Context, id, reason string) error {
+	ctx = context.WithoutCancel(ctx) // half a teardown helps nobody
+	s.mu.Lock()
+	l := s.live[id]
+	s.mu.Unlock()
+	var errs []error
+	if l != nil {
+		if err := l.instance.Kill(ctx); err != nil {
+			errs = append(errs, err)
+		} else {
+			s.dropLive(l)
+		}
+	}
+	_, err := s.stopped(ctx, id, reason, nil)
+	return errors.Join(append(errs, err)...)
+}
+
+// endTime bounds the wait for a killed process to be gone.
+const endTime = 10 * time.Second
+
+// stopped tears down all that a VM holds on the host besides its files, and records that it
+// is stopped. Every step runs, whatever the others do. Called with the VM's lock held.
+func (s *Service) stopped(ctx context.Context, id, reason string, failure *api.Failure) (api.VM, error) {
+	vm, err := s.Store.VM(ctx, id)
+	if err != nil {
+		return vm, err
+	}
+	var errs []error
+	h, err := s.handles.Get(id)
+	if err != nil {
+		s.Log.Warn("going by derived names", "vm", id, "error", err)
+	}
+	if h.VMM == (host.Process{}) {
+		h.VMM = s.findVMM(ctx, vm)
+	}
+	if h.VMM != (host.Process{}) && s.isVMMOf(ctx, vm, h.VMM) {
+		errs = append(errs, s.endProcess(ctx, h.VMM))
+	}
+	errs = append(errs, s.detachNetwork(ctx, vm))
+	if err := errors.Join(errs...); err != nil {
+		return vm, fmt.Errorf("cannot tear down VM %s: %w", vm.Name, err)
+	}
+	if err := s.handles.Clear(id); err != nil {
+		return vm, err
+	}
+	s.removeSockets(vm)
+	now := s.Now().UTC()
+	return s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+		was := vm.State
+		vm.Ready, vm.ReadyAt = false, nil
+		if vm.State != api.StateDeleting {
+			vm.State = api.StateStopped
+		}
+		if failure != nil {
+			vm.LastError = failure
+		}
+		if vm.Main != nil && vm.Main.EndedAt == nil {
+			vm.Main.EndedAt, vm.Main.Error = &now, "the VM stopped: "+reason
+		}
+		if was == api.StateStopped {
+			return nil, nil
+		}
+		vm.StoppedAt, vm.StopReason, vm.Pending = &now, reason, []string{}
+		return []api.Event{{Kind: "vm.stopped", Data: map[string]string{"reason": reason}}}, nil
+	})
+}
+
+func (s *Service) endProcess(ctx context.Context, p host.Process) error {
+	if err := s.Host.Signal(p, sigKill); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, endTime)
+	defer cancel()
+	return s.Host.Wait(ctx, p)
+}
