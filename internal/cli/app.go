@@ -137,9 +137,9 @@ func (a *app) printError(err error) {
 }
 
 func writeError(w io.Writer, e *api.Error) {
-	fmt.Fprintf(w, "banger: %s\n", e.Message)
+	fmt.Fprintf(w, "banger: %s\n", printableLines(e.Message))
 	if e.Hint != "" {
-		fmt.Fprintf(w, "hint: %s\n", e.Hint)
+		fmt.Fprintf(w, "hint: %s\n", printableLines(e.Hint))
 	}
 	if e.Code == api.CodeInternal && e.OperationID != "" {
 		fmt.Fprintf(w, "hint: banger daemon logs | grep %s\n", e.OperationID)

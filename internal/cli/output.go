@@ -94,6 +94,15 @@ func printable(s string) string {
 	}, s)
 }
 
+// printableLines is printable for several lines: an error may quote a guest's console.
+func printableLines(s string) string {
+	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	for i, line := range lines {
+		lines[i] = printable(strings.ReplaceAll(strings.TrimRight(line, "\r"), "\t", "  "))
+	}
+	return strings.Join(lines, "\n")
+}
+
 // ago is how long ago something happened.
 func (a *app) ago(t time.Time) string {
 	if t.IsZero() {

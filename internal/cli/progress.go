@@ -177,8 +177,8 @@ func (a *app) operationError(c *client.Client, op api.Operation) error {
 	if e == nil {
 		e = api.Errorf(api.CodeInternal, "operation %s ended as %s", op.ID, op.State)
 	}
-	if op.VMID == "" || e.Code == api.CodeCancelled {
-		return e
+	if op.VMID == "" || e.Code == api.CodeCancelled || strings.Contains(e.Message, "\n") {
+		return e // a message of several lines has the console in it
 	}
 	vm, err := c.VM(a.hard, op.VMID)
 	if err == nil && vm.LastError != nil {

@@ -143,6 +143,9 @@ func (a *app) createVM(ctx context.Context, c *client.Client, create api.VMCreat
 	}
 	if err == nil { // the start was through before the signal could cancel it
 		err = ctx.Err()
+		if create.ClientID != "" {
+			return vm, err // it may have been there before this run
+		}
 		if gone := a.removeVM(c, vm.ID); gone != nil {
 			return vm, gone
 		}

@@ -21,8 +21,8 @@ func newWaitCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "wait [flags] VM...",
 		Short: "wait until a VM's main command has ended, or for something else",
-		Long: `Wait until the command given to run has ended; its exit code is printed and becomes
-banger's. With --for, wait until the VM is ready, has stopped, or listens on a port.
+		Long: `Wait until the command given to run has ended (or, where there was none, the VM has
+stopped); its exit code is printed and becomes banger's. With --for, wait until the VM is ready, has stopped, or listens on a port.
 A --timeout that passes is exit code 124.`,
 		Args:              needRefs,
 		ValidArgsFunction: a.completeVMs,
@@ -76,8 +76,7 @@ func (o *waitOptions) report(a *app, result api.WaitResult) (int, error) {
 	var err error
 	if o.condition == "exit" {
 		switch m := result.Main; {
-		case m == nil:
-			err = api.Errorf(api.CodeConflict, "%s has no main command to wait for", result.VM.Name).WithHint("banger wait --for stopped %s", result.VM.Name)
+		case m == nil: // a VM that was given no command has ended when it has stopped
 		case m.ExitCode == nil:
 			err = api.Errorf(api.CodeConflict, "the main command of %s has no exit code: %s", result.VM.Name, m.Error)
 		default:
