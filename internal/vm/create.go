@@ -150,6 +150,9 @@ func (s *Service) checkHost(ctx context.Context, spec api.VMSpec) error {
 	return nil
 }
 
+// defaultRootBytes is the size of a root disk that nobody asked for; it is thin, so it costs nothing.
+const defaultRootBytes = 8 << 30
+
 // pinObjects fixes image and kernel by digest. A built-in one that is not built yet
 // is pinned by the start that builds it.
 func (s *Service) pinObjects(ctx context.Context, vm *api.VM) error {
@@ -157,7 +160,8 @@ func (s *Service) pinObjects(ctx context.Context, vm *api.VM) error {
 	switch {
 	case err == nil:
 		vm.Runtime.ImageDigest = img.Digest
-		if vm.Spec.RootBytes != 0 && vm.Spec.RootBytes < img.SizeBytes {
+		vm.Spec.RootBytes = or(vm.Spec.RootBytes, max(defaultRootBytes, img.SizeBytes))
+		if vm.Spec.RootBytes < img.SizeBytes {
 			return api.Errorf(api.CodeInvalid, "root size is %d MiB, but image %s has %d MiB", vm.Spec.RootBytes>>20, vm.Spec.Image, img.SizeBytes>>20)
 		}
 	case !s.Images.CanBuildImage(vm.Spec.Image) || api.CodeOf(err) != api.CodeNotFound:

@@ -106,7 +106,9 @@ func (b *boot) image(ctx context.Context) error {
 			return err
 		}
 		r.ImageDigest = img.Digest
+		b.vm.Spec.RootBytes = max(or(b.vm.Spec.RootBytes, defaultRootBytes), img.SizeBytes)
 	}
+	rootBytes := b.vm.Spec.RootBytes
 	if r.KernelDigest == "" {
 		k, err := b.Images.EnsureKernel(ctx, b.op, b.vm.Spec.Kernel)
 		if err != nil {
@@ -120,6 +122,7 @@ func (b *boot) image(ctx context.Context) error {
 	}
 	b.vm, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.Runtime.ImageDigest, vm.Runtime.KernelDigest, vm.Runtime.Accel = r.ImageDigest, r.KernelDigest, features.Accel
+		vm.Spec.RootBytes = rootBytes
 		return nil, nil
 	})
 	if err != nil {
@@ -145,7 +148,7 @@ func (b *boot) disks(ctx context.Context) error {
 		return err
 	}
 	root := disk.Spec{
-		Path: b.vm.Runtime.SystemOverlay, Base: b.Images.RootPath(img.Digest), SizeBytes: max(b.vm.Spec.RootBytes, img.SizeBytes),
+		Path: b.vm.Runtime.SystemOverlay, Base: b.Images.RootPath(img.Digest), SizeBytes: b.vm.Spec.RootBytes,
 		UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID,
 	}
 	work := disk.Spec{Path: b.vm.Runtime.WorkDiskPath, SizeBytes: b.vm.Spec.DiskBytes, UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID}
