@@ -1,0 +1,115 @@
+package qemu
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"banger/internal/host"
+	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/qemu/qmp"
+)
+
+// adoptTimeout bounds the conversation with a QEMU that should answer within milliseconds.
+const adoptTimeout = 10 * time.Second
+
+// Adopt takes up a QEMU that an earlier daemon started. That it is this VM's is told by its
+// program, its command line, its uid and, beyond doubt, by the kernel's word on who
+// listens on the control socket.
+func (h *Hypervisor) Adopt(ctx context.Context, m hypervisor.Machine, p host.Process) (hypervisor.Instance, error) {
+	if !h.host.Alive(p) {
+		return nil, h.wrap(&m, "adopt", fmt.Errorf("process %d is gone", p.PID))
+	}
+	if !h.isOurs(&m, p.PID) {
+		return nil, h.wrap(&m, "adopt", fmt.Errorf("process %d is another program", p.PID))
+	}
+	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
+	defer cancel()
+	ctx, stop := h.whileAlive(ctx, p)
+	defer stop()
+	i := newInstance(h, m, p, tailFrom(vmmLog(&m)))
+	if err := i.reconnect(ctx); err != nil {
+		i.Detach()
+		return nil, h.wrap(&m, "adopt", err)
+	}
+	i.serve()
+	return i, nil
+}
+
+// reconnect opens the control connection of a running QEMU and sets right what was missed.
+func (i *instance) reconnect(ctx context.Context) error {
+	conn, pid, err := connect(ctx, controlSocket(&i.m))
+	if err != nil {
+		return err
+	}
+	if pid != i.p.PID {
+		_ = conn.Close()
+		return fmt.Errorf("process %d listens on its control socket, not %d", pid, i.p.PID)
+	}
+	c, err := qmp.New(ctx, conn, i.onEvent)
+	if err != nil {
+		return err
+	}
+	state, err := c.RunState(ctx)
+	if err == nil {
+		switch state {
+		case "prelaunch", "paused":
+			// An earlier daemon ended between its stop and its cont.
+			err = c.Cont(ctx)
+		case "io-error":
+			i.pausedBy(diskFull, time.Now())
+		}
+	}
+	if err != nil {
+		_ = c.Close()
+		return err
+	}
+	i.setControl(c)
+	return nil
+}
+
+// Find asks the control socket whose it is, and looks through all processes if that fails.
+func (h *Hypervisor) Find(ctx context.Context, m hypervisor.Machine) (host.Process, bool) {
+	if conn, pid, err := connect(ctx, controlSocket(&m)); err == nil {
+		_ = conn.Close()
+		if p, ok := h.identify(&m, pid); ok {
+			return p, true
+		}
+	}
+	pids, err := h.host.PIDs()
+	if err != nil {
+		return host.Process{}, false
+	}
+	for _, pid := range pids {
+		if p, ok := h.identify(&m, pid); ok {
+			return p, true
+		}
+	}
+	return host.Process{}, false
+}
+
+// identify pins the process first, so that what is then checked is what is returned.
+func (h *Hypervisor) identify(m *hypervisor.Machine, pid int) (host.Process, bool) {
+	p, ok := h.host.Identify(pid)
+	if !ok || !h.isOurs(m, pid) || !h.host.Alive(p) {
+		return host.Process{}, false
+	}
+	return p, true
+}
+
+// isOurs checks program, arguments and uid: anybody may run a QEMU with such arguments, but not as this user.
+func (h *Hypervisor) isOurs(m *hypervisor.Machine, pid int) bool {
+	args, err := h.host.CommandLine(pid)
+	if err != nil || len(args) == 0 || filepath.Base(args[0]) != filepath.Base(h.binary) || !slices.Contains(args, identifies(m)) {
+		return false
+	}
+	want := m.UID
+	if want == 0 {
+		want = os.Geteuid()
+	}
+	uid, err := h.host.Owner(pid)
+	return err == nil && uid == want
+}

@@ -1,0 +1,157 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"banger/api"
+	"banger/internal/frame/link"
+)
+
+// redialPause is between attempts when QEMU's socket refuses; it does so only while QEMU ends.
+const redialPause = 100 * time.Millisecond
+
+// channel is the one session with a guest's agent, shared by all streams and made
+// anew whenever the guest has rebooted or its agent was restarted.
+type channel struct {
+	path  string
+	epoch func() uint64
+	life  context.Context
+	// turn is held (filled) by the one caller that is connecting.
+	turn chan struct{}
+
+	mu      sync.Mutex // protects the following
+	session *link.Session
+	attempt context.CancelFunc
+}
+
+func newChannel(life context.Context, path string, epoch func() uint64) *channel {
+	return &channel{path: path, epoch: epoch, life: life, turn: make(chan struct{}, 1)}
+}
+
+// open opens a stream, waiting for the agent until ctx ends or the VMM is gone.
+func (c *channel) open(ctx context.Context) (net.Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, noAnswer(err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(c.life, func() { cancel(context.Cause(c.life)) })()
+	for {
+		s, err := c.connected(ctx)
+		if err != nil {
+			return nil, noAnswer(err)
+		}
+		conn, err := s.Open(ctx)
+		if err == nil {
+			return conn, nil
+		}
+		select {
+		case <-s.Done(): // it ended just now: the next one may do
+		default:
+			return nil, noAnswer(err)
+		}
+	}
+}
+
+// noAnswer gives an error its code: a VMM that is gone will not answer later either.
+func noAnswer(err error) error {
+	if errors.Is(err, errDied) || errors.Is(err, errDetached) {
+		return api.Errorf(api.CodeConflict, "cannot reach the guest: %w", err)
+	}
+	return api.Errorf(api.CodeNotReady, "the guest's agent has not answered: %w", err)
+}
+
+// connected is the session, made if there is none. One caller connects, the others wait for its turn to end.
+func (c *channel) connected(ctx context.Context) (*link.Session, error) {
+	if s := c.current(); s != nil {
+		return s, nil
+	}
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	for {
+		if s := c.current(); s != nil {
+			return s, nil
+		}
+		s, err := c.dial(ctx)
+		if ctx.Err() != nil {
+			if err == nil {
+				_ = s.Close()
+			}
+			return nil, context.Cause(ctx)
+		}
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, context.Canceled) { // a reset is no reason to wait
+			select {
+			case <-time.After(redialPause):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+// dial makes one attempt; reset ends it early. On success the session is the current one.
+func (c *channel) dial(ctx context.Context) (*link.Session, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.mu.Lock()
+	c.attempt = cancel
+	c.mu.Unlock()
+	conn, err := dial(ctx, c.path)
+	if err != nil {
+		return nil, err
+	}
+	s, err := link.Dial(ctx, conn, c.epoch())
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.attempt = nil
+	c.session = s
+	return s, nil
+}
+
+// current is the session, if there is a living one.
+func (c *channel) current() *link.Session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.session == nil {
+		return nil
+	}
+	select {
+	case <-c.session.Done():
+		// Closing is ours to do: QEMU serves one connection at a time.
+		go c.session.Close()
+		c.session = nil
+		return nil
+	default:
+		return c.session
+	}
+}
+
+// reset ends the session and any attempt at one: the guest has forgotten both.
+func (c *channel) reset() {
+	c.mu.Lock()
+	s, cancel := c.session, c.attempt
+	c.session, c.attempt = nil, nil
+	c.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+	if s != nil {
+		go s.Close()
+	}
+}
+
+// close ends the session for good; the end of life keeps a new one from being made.
+func (c *channel) close() { c.reset() }

@@ -1,0 +1,200 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"banger/internal/host"
+	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/qemu/qmp"
+)
+
+// reconnectPause is between attempts to get a lost control connection back.
+const reconnectPause = time.Second
+
+// instance is one running QEMU.
+type instance struct {
+	h     *Hypervisor
+	m     hypervisor.Machine
+	p     host.Process
+	log   *logTail
+	guest *channel
+	queue *eventQueue
+
+	// life ends when the VMM is gone or we let go of it; its cause tells which.
+	life   context.Context
+	finish context.CancelCauseFunc
+
+	// mu protects the following. Nothing that blocks happens under it.
+	mu       sync.Mutex
+	control  *qmp.Client
+	off      bool // the guest has said that it powers off
+	killed   bool // by us
+	paused   bool // by QEMU
+	ioReason string
+	oomKills uint64 // the host's count when we took the VMM up
+}
+
+var errDetached = errors.New("the daemon has let go of the VMM")
+
+func newInstance(h *Hypervisor, m hypervisor.Machine, p host.Process, log *logTail) *instance {
+	life, finish := context.WithCancelCause(context.Background())
+	i := &instance{
+		h: h, m: m, p: p, log: log, life: life, finish: finish,
+		queue: newEventQueue(), oomKills: oomKills(),
+	}
+	i.guest = newChannel(life, agentSocket(&m), h.epoch)
+	return i
+}
+
+// serve begins the background work; the control connection is up.
+func (i *instance) serve() {
+	go i.watch()
+	go i.holdControl()
+	go i.boundConsole()
+}
+
+func (i *instance) Process() host.Process { return i.p }
+
+func (i *instance) Events() <-chan hypervisor.Event { return i.queue.out }
+
+// DialGuest opens a stream on the one session with the guest's agent.
+func (i *instance) DialGuest(ctx context.Context) (net.Conn, error) { return i.guest.open(ctx) }
+
+// Kill ends the VMM; it is gone when this returns nil.
+func (i *instance) Kill(ctx context.Context) error {
+	i.mu.Lock()
+	i.killed = true
+	i.mu.Unlock()
+	if err := i.h.end(ctx, i.p); err != nil {
+		return i.h.wrap(&i.m, "kill", err)
+	}
+	return nil
+}
+
+// GrowDrive resizes the disk behind a drive and tells the guest.
+func (i *instance) GrowDrive(ctx context.Context, serial string, bytes int64) error {
+	n, err := i.nodeOf(serial)
+	if err == nil {
+		err = i.do(ctx, func(c *qmp.Client) error { return c.BlockResize(ctx, n, bytes) })
+	}
+	if err != nil {
+		return fmt.Errorf("cannot grow drive %s of %s: %w", serial, i.m.ID, err)
+	}
+	return nil
+}
+
+// DriveStats are bytes since QEMU's start.
+func (i *instance) DriveStats(ctx context.Context) (map[string]hypervisor.DriveStats, error) {
+	out := make(map[string]hypervisor.DriveStats, len(i.m.Drives))
+	err := i.do(ctx, func(c *qmp.Client) error {
+		stats, err := c.BlockStats(ctx)
+		for n, d := range i.m.Drives {
+			s := stats[node(n)]
+			out[d.Serial] = hypervisor.DriveStats{ReadBytes: s.ReadBytes, WriteBytes: s.WriteBytes}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the drives' statistics of %s: %w", i.m.ID, err)
+	}
+	return out, nil
+}
+
+// Detach lets go: QEMU goes on, Events is closed without an EventExited.
+func (i *instance) Detach() {
+	i.finish(errDetached)
+	i.guest.close()
+	if c := i.currentControl(); c != nil {
+		_ = c.Close()
+	}
+	i.queue.abandon()
+}
+
+func (i *instance) nodeOf(serial string) (string, error) {
+	for n, d := range i.m.Drives {
+		if d.Serial == serial {
+			return node(n), nil
+		}
+	}
+	return "", fmt.Errorf("it has no drive of that name")
+}
+
+// do runs one conversation on the control connection.
+func (i *instance) do(ctx context.Context, f func(*qmp.Client) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c := i.currentControl()
+	if c == nil {
+		return qmp.ErrClosed
+	}
+	err := f(c)
+	if errors.Is(err, qmp.ErrClosed) && i.life.Err() != nil {
+		err = context.Cause(i.life)
+	}
+	return err
+}
+
+func (i *instance) currentControl() *qmp.Client {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.control
+}
+
+func (i *instance) setControl(c *qmp.Client) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.control = c
+}
+
+// holdControl gets the control connection back when it breaks while QEMU lives.
+func (i *instance) holdControl() {
+	for {
+		select {
+		case <-i.currentControl().Done():
+		case <-i.life.Done():
+			return
+		}
+		for i.life.Err() == nil {
+			ctx, cancel := context.WithTimeout(i.life, adoptTimeout)
+			err := i.reconnect(ctx)
+			cancel()
+			if err == nil {
+				break
+			}
+			select {
+			case <-time.After(reconnectPause):
+			case <-i.life.Done():
+			}
+		}
+	}
+}
+
+// watch waits for the end and tells of it, after everything that QEMU said before.
+func (i *instance) watch() {
+	for i.h.host.Wait(i.life, i.p) != nil {
+		if i.life.Err() != nil {
+			return // detached
+		}
+		time.Sleep(reconnectPause) // out of descriptors, most likely: that passes
+	}
+	if c := i.currentControl(); c != nil {
+		<-c.Done() // its socket has ended with the process, so this is a matter of reading what is left
+	}
+	i.guest.close()
+	status, known := i.h.host.ExitStatus(i.p)
+	i.mu.Lock()
+	e := exit{
+		status: status, known: known, off: i.off, killed: i.killed,
+		oom: oomKills() > i.oomKills, stderr: i.log.lines(),
+	}
+	i.mu.Unlock()
+	i.queue.put(hypervisor.Event{Kind: hypervisor.EventExited, Detail: wordExit(e), At: time.Now()})
+	i.queue.finish()
+	i.finish(errDied)
+}

@@ -1,0 +1,94 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/api"
+)
+
+// maxSocketPath is sun_path without its final zero byte (unix(7)).
+const maxSocketPath = 107
+
+// listen makes a socket that QEMU will accept on. Made here and handed over
+// listening, it can be connected to at once: nobody has to wait for its name to appear.
+func listen(path string) (*os.File, error) {
+	if len(path) > maxSocketPath {
+		return nil, api.Errorf(api.CodeInvalid, "the socket path %s has %d bytes, the kernel allows %d", path, len(path), maxSocketPath).
+			WithHint("choose a shorter state directory (XDG_STATE_HOME or BANGER_STATE)")
+	}
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
+	}
+	l.SetUnlinkOnClose(false)
+	defer l.Close()
+	f, err := l.File()
+	if err != nil {
+		return nil, fmt.Errorf("cannot hand over %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// removeStale unlinks an earlier VMM's socket, and refuses anything else.
+func removeStale(path string) error {
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case fi.Mode().Type() != os.ModeSocket:
+		return fmt.Errorf("%s is in the way and is not a socket", path)
+	}
+	return os.Remove(path)
+}
+
+// backlogPause is between attempts while QEMU's short queue of waiting clients is full.
+const backlogPause = 10 * time.Millisecond
+
+// dial connects to a socket that QEMU listens on.
+func dial(ctx context.Context, path string) (net.Conn, error) {
+	for {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+		if !errors.Is(err, unix.EAGAIN) {
+			return conn, err
+		}
+		// The kernel tells nobody when there is room again, so this one wait is by time.
+		select {
+		case <-time.After(backlogPause):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// connect dials a socket and says which process listens on it.
+func connect(ctx context.Context, path string) (net.Conn, int, error) {
+	conn, err := dial(ctx, path)
+	if err != nil {
+		return nil, 0, err
+	}
+	var cred *unix.Ucred
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err == nil {
+		cerr := raw.Control(func(fd uintptr) {
+			cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		})
+		err = errors.Join(cerr, err)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, 0, fmt.Errorf("cannot tell who listens on %s: %w", path, err)
+	}
+	return conn, int(cred.Pid), nil
+}
