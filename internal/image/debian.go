@@ -74,7 +74,7 @@ func (s *Service) debian(ctx context.Context, op *operation.Operation, u *unpack
 // depersonalise takes out what would be the same in every guest, and what is the build's own.
 func (s *Service) depersonalise(u *unpacker) error {
 	now := s.Now()
-	gone := []string{own, "etc/hostname", "var/lib/dbus/machine-id", "etc/apt/apt.conf.d/99mmdebstrap"}
+	gone := []string{own, "etc/hostname", "var/lib/dbus/machine-id", "etc/apt/apt.conf.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/99mmdebstrap"}
 	for name := range u.nodes {
 		if strings.HasPrefix(name, "etc/ssh/ssh_host_") {
 			gone = append(gone, name)
@@ -86,7 +86,8 @@ func (s *Service) depersonalise(u *unpacker) error {
 		}
 	}
 	// An empty machine-id is made up at each boot, and is no "first boot" to systemd (machine-id(5)).
-	for _, name := range []string{"etc/machine-id", "etc/resolv.conf"} {
+	// The other two, newer than /usr, tell systemd that there is nothing to update (systemd-update-done(8)).
+	for _, name := range []string{"etc/machine-id", "etc/resolv.conf", "etc/.updated", "var/.updated"} {
 		if err := u.putFile(name, 0o644, nil, now); err != nil {
 			return err
 		}
@@ -128,6 +129,7 @@ func (s *Service) mmdebstrap(ctx context.Context, op *operation.Operation, mode,
 	args := []string{
 		"--mode=" + mode, "--variant=minbase", "--format=tar",
 		"--skip=cleanup/apt/lists", "--include=" + strings.Join(packages, ","),
+		"--dpkgopt=force-unsafe-io", // a build that a power cut ends is started again from nothing
 		// Half of a small system's files are translations and manuals that no guest reads. Licences stay.
 		"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
 		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright",

@@ -60,5 +60,12 @@ func maskedUnits() []string {
 		"man-db.timer", "fstrim.timer", "logrotate.timer", "e2scrub_all.timer", "e2scrub_reap.service", "dpkg-db-backup.timer",
 		// Logins on devices that are not there, or are a log (trap 45: 90 s of waiting each).
 		"getty@tty1.service", "serial-getty@ttyS0.service", "serial-getty@hvc0.service", "console-getty.service",
+		// Modules and mounts that nothing in such a guest asks for; the kernel still loads each at first use.
+		// With the next line this took systemd's part of a boot under emulation from 8.9 to 4.0 s.
+		"modprobe@configfs.service", "modprobe@dm_mod.service", "modprobe@drm.service", "modprobe@efi_pstore.service", "modprobe@loop.service",
+		"sys-kernel-debug.mount", "sys-kernel-tracing.mount", "systemd-pstore.service",
+		"systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
+		// A seed kept on disk is the same in every clone; the agent brings entropy.
+		"systemd-random-seed.service",
 	}
 }

@@ -18,7 +18,7 @@ import (
 // makeModules makes the modules' disk, whose root directory holds VERSION/, and beside it
 // boot/VERSION with what the initramfs needs of them.
 func (s *Service) makeModules(ctx context.Context, version, modules, work, object, disk string) error {
-	tree, base := filepath.Join(work, "tree"), filepath.Join(work, "depmod")
+	tree, base := filepath.Join(work, "tree"), filepath.Join(work, "base")
 	free, err := freeBytes(work)
 	if err != nil {
 		return err
@@ -74,12 +74,13 @@ func (s *Service) depmod(ctx context.Context, u *unpacker, version, work, base, 
 	if err != nil {
 		return err
 	}
-	lib := filepath.Join(base, "lib")
-	if err := os.MkdirAll(lib, 0o700); err != nil {
-		return diskError(err)
-	}
-	if err := os.Symlink(tree, filepath.Join(lib, "modules")); err != nil {
-		return err
+	for _, lib := range []string{filepath.Join(base, "lib"), filepath.Join(base, "usr", "lib")} { // older and newer kmod
+		if err := os.MkdirAll(lib, 0o700); err != nil {
+			return diskError(err)
+		}
+		if err := os.Symlink(tree, filepath.Join(lib, "modules")); err != nil {
+			return err
+		}
 	}
 	if err := s.Host.Run(ctx, host.Command{Path: program, Args: []string{"-b", base, version}, Env: s.env(env...)}); err != nil {
 		return s.runError(fmt.Errorf("cannot index kernel modules: %w", err))
