@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"banger/api"
-	"banger/internal/network/dns"
+	"banger/internal/network/resolvconf"
 )
 
 // TapName is the name of a VM's tap: at most 15 bytes are allowed, 40 bits of the id fit.
@@ -109,9 +109,9 @@ func (n *Network) clash(subnet netip.Prefix) error {
 			return clashError(subnet, "the host's route to "+r.Destination.String()+through(r.Link))
 		}
 	}
-	for _, s := range dns.HostResolvers(n.o.ResolvConf) {
-		if subnet.Contains(s.Addr()) {
-			return clashError(subnet, "the host's resolver "+s.Addr().String())
+	for _, s := range resolvconf.Read(n.o.ResolvConf) {
+		if subnet.Contains(s) {
+			return clashError(subnet, "the host's resolver "+s.String())
 		}
 	}
 	return nil

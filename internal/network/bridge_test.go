@@ -15,8 +15,6 @@ import (
 	mdns "github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"banger/api"
 )
 
 const (
@@ -27,8 +25,8 @@ const (
 // pair attaches two guests and lets them onto the bridge.
 func (w *world) pair(n *Network) (a, b *machine) {
 	w.t.Helper()
-	a = w.attach(n, idA, api.NetBridge)
-	b = w.attach(n, idB, api.NetBridge, a.guest.IP)
+	a = w.attach(n, idA)
+	b = w.attach(n, idB, a.guest.IP)
 	for _, m := range []*machine{a, b} {
 		if err := n.Join(w.t.Context(), m.guest); err != nil {
 			w.t.Fatal(err)
@@ -85,7 +83,9 @@ func TestGuestsReachTheDNSAndBeyondAndNothingElse(t *testing.T) {
 		}
 	}
 
-	a.do(t, func() error { return errors.Join(call(uplinkBeyond+":7002", patience), ping(uplinkBeyond+":7002", patience)) })
+	a.do(t, func() error {
+		return errors.Join(call(uplinkBeyond+":7002", patience), ping(uplinkBeyond+":7002", patience))
+	})
 	for _, from := range beyond.seen() {
 		if !strings.HasPrefix(from, uplinkHost+":") {
 			t.Errorf("beyond saw %s, want the host's own address", from)
@@ -318,7 +318,7 @@ func TestBeforeJoinNothingPasses(t *testing.T) {
 	w := newWorld(t)
 	n := New(w.o)
 	everywhere := answer(t, "0.0.0.0:7000")
-	a := w.attach(n, idA, api.NetBridge)
+	a := w.attach(n, idA)
 	gw := gateway(netip.MustParsePrefix("10.213.0.0/16")).String()
 	tap, err := net.InterfaceByName(a.guest.tap())
 	if err != nil {
@@ -351,7 +351,7 @@ func TestForwardingIsForGuestsOnly(t *testing.T) {
 	w.beyond.do(t, func() error { answer(t, "0.0.0.0:7002"); return addRoute("203.0.113.0/24", uplinkHost) })
 
 	n := New(w.o)
-	a := w.attach(n, idA, api.NetBridge)
+	a := w.attach(n, idA)
 	if err := lan.try(func() error { return call(uplinkBeyond+":7002", impatience) }); err == nil {
 		t.Error("the host forwards for others since banger has turned forwarding on")
 	}
@@ -379,7 +379,7 @@ func TestForwardingThatWasOnStaysOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := New(w.o)
-	a := w.attach(n, idA, api.NetBridge)
+	a := w.attach(n, idA)
 	if rules, _ := w.host.Rules(t.Context()); strings.Contains(rules, "oifname != \"banger0\" drop") {
 		t.Errorf("forwarding of others is dropped though the host did that before:\n%s", rules)
 	}

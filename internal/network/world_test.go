@@ -121,7 +121,11 @@ func newWorld(t *testing.T) *world {
 	if err := errors.Join(up("lo", ""), addRoute("", uplinkBeyond), w.host.SetSysctl(ipForward, "0")); err != nil {
 		t.Fatal(err)
 	}
-	resolv := filepath.Join(t.TempDir(), "resolv.conf")
+	dir := t.TempDir()
+	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o755)); err != nil { // VMs' uids read it
+		t.Fatal(err)
+	}
+	resolv := filepath.Join(dir, "resolv.conf")
 	if err := os.WriteFile(resolv, []byte("nameserver "+uplinkBeyond+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -245,6 +249,10 @@ func ask(server, name string, qtype uint16, network string) (*mdns.Msg, error) {
 // resolver answers every A question in a namespace with one address.
 func resolver(t *testing.T, s space, addr string, a netip.Addr) {
 	t.Helper()
+	s.do(t, func() error { resolverHere(t, addr, a); return nil })
+}
+
+func resolverHere(t *testing.T, addr string, a netip.Addr) {
 	h := mdns.HandlerFunc(func(w mdns.ResponseWriter, q *mdns.Msg) {
 		m := new(mdns.Msg).SetReply(q)
 		m.Answer = append(m.Answer, &mdns.A{
@@ -252,21 +260,20 @@ func resolver(t *testing.T, s space, addr string, a netip.Addr) {
 		})
 		_ = w.WriteMsg(m)
 	})
-	s.do(t, func() error {
-		pc, err := net.ListenPacket("udp4", addr)
-		if err != nil {
-			return err
-		}
-		l, err := net.Listen("tcp4", addr)
-		if err != nil {
-			return err
-		}
-		for _, srv := range []*mdns.Server{{PacketConn: pc, Handler: h}, {Listener: l, Handler: h}} {
-			go func() { _ = srv.ActivateAndServe() }()
-			t.Cleanup(func() { _ = srv.Shutdown() })
-		}
-		return nil
-	})
+	pc, err := net.ListenPacket("udp4", addr)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	l, err := net.Listen("tcp4", addr)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for _, srv := range []*mdns.Server{{PacketConn: pc, Handler: h}, {Listener: l, Handler: h}} {
+		go func() { _ = srv.ActivateAndServe() }()
+		t.Cleanup(func() { _ = srv.Shutdown() })
+	}
 }
 
 // machine stands for a VM: a namespace whose eth0 is cabled to the VMM's end of the link, frame by frame.
@@ -278,39 +285,24 @@ type machine struct {
 	ether io.ReadWriteCloser // the guest's side
 }
 
-// attach makes a machine of the given kind. It is in no bridge yet.
-func (w *world) attach(n *Network, id string, kind api.NetKind, taken ...netip.Addr) *machine {
+// attach makes a machine with a tap. It is in no bridge yet.
+func (w *world) attach(n *Network, id string, taken ...netip.Addr) *machine {
 	w.t.Helper()
-	g := Guest{ID: id, Name: "vm-" + id[:4], Kind: kind, MAC: MACFor(id).String(), IP: userIP}
-	if kind == api.NetBridge {
-		ip, err := n.AllocateIP(taken)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		g.IP = ip
-	}
-	if err := os.MkdirAll(w.o.Paths.VM(id).Private(), 0o711); err != nil {
+	ip, err := n.AllocateIP(taken)
+	if err != nil {
 		w.t.Fatal(err)
 	}
+	g := Guest{ID: id, Name: "vm-" + id[:4], Kind: api.NetBridge, MAC: MACFor(id).String(), IP: ip}
 	m := &machine{space: newSpace(w.t), guest: g}
 	w.t.Cleanup(func() {
 		if err := n.Detach(context.Background(), g); err != nil {
 			w.t.Errorf("detach: %v", err)
 		}
 	})
-	var err error
 	if m.link, err = n.Attach(w.t.Context(), g, func(host.Process) error { return nil }); err != nil {
 		w.t.Fatal(err)
 	}
-	if kind == api.NetUser {
-		c, err := net.Dial("unix", m.link.Socket)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		m.wire = framed{c}
-	} else {
-		m.wire = vnet{m.link.Tap}
-	}
+	m.wire = vnet{m.link.Tap}
 	m.plugIn(w.t, n)
 	return m
 }

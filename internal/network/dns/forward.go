@@ -3,12 +3,12 @@ package dns
 import (
 	"context"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"banger/internal/network/resolvconf"
 )
 
 const (
@@ -25,7 +25,8 @@ func (s *Server) forward(q *dns.Msg, zone Zone, tcp bool) *dns.Msg {
 		client.Net = "tcp"
 	}
 	var last *dns.Msg
-	for _, resolver := range HostResolvers(s.o.ResolvConf) {
+	for _, addr := range resolvconf.Read(s.o.ResolvConf) {
+		resolver := netip.AddrPortFrom(addr, 53)
 		if resolver == s.o.Address || resolver.Addr() == zone.Gateway {
 			continue // the host asks us: asking it would go round in circles
 		}
@@ -61,24 +62,4 @@ func withoutOurs(m *dns.Msg, zone Zone) *dns.Msg {
 	}
 	m.Answer, m.Extra = slices.DeleteFunc(m.Answer, ours), slices.DeleteFunc(m.Extra, ours)
 	return m
-}
-
-// HostResolvers reads the resolvers of a resolv.conf, port 53, in order. It is read for each question, so
-// that a VPN's resolvers count from the moment they are there. There are none if it cannot be read.
-func HostResolvers(resolvConf string) []netip.AddrPort {
-	text, err := os.ReadFile(resolvConf)
-	if err != nil {
-		return nil
-	}
-	var out []netip.AddrPort
-	for line := range strings.Lines(string(text)) {
-		f := strings.Fields(line)
-		if len(f) < 2 || f[0] != "nameserver" {
-			continue
-		}
-		if a, err := netip.ParseAddr(f[1]); err == nil {
-			out = append(out, netip.AddrPortFrom(a.Unmap(), 53))
-		}
-	}
-	return out
 }

@@ -5,41 +5,22 @@ import (
 	"net/netip"
 )
 
-// Ethernet and IPv4 as far as they are looked at.
+// Ethernet, IPv4, UDP and TCP as far as they are looked at.
 const (
 	etherHeader = 14
 	etherIPv4   = 0x0800
 	etherARP    = 0x0806
-	ipHeader    = 20
+
+	ipHeader   = 20
+	ipFragment = 0x3fff // more fragments, or an offset
+	ipSum      = 10
+	ipSource   = 12
+	ipDest     = 16
+
+	protoTCP = 6
+	protoUDP = 17
+	dnsPort  = 53
 )
-
-// Policy says what a guest may send.
-type Policy struct {
-	// Guest is the only address that it may send from.
-	Guest netip.Addr
-	// Host are the host's own addresses at this moment.
-	Host map[netip.Addr]bool
-}
-
-// Allows looks at one Ethernet frame from the guest. A fragment has both addresses too, so none slips by.
-func (p Policy) Allows(frame []byte) bool {
-	if len(frame) < etherHeader {
-		return false
-	}
-	switch binary.BigEndian.Uint16(frame[12:]) {
-	case etherARP:
-		return true // passt answers it and sends none anywhere
-	case etherIPv4:
-	default:
-		return false
-	}
-	ip := frame[etherHeader:]
-	if len(ip) < ipHeader || ip[0]>>4 != 4 {
-		return false
-	}
-	src, dst := netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
-	return src == p.Guest && !p.Host[dst] && !forbidden(dst)
-}
 
 // forbidden are the destinations that mean this host, or a service of the network that the host
 // is in and that trusts it for that (cloud metadata).
@@ -48,4 +29,60 @@ func forbidden(dst netip.Addr) bool {
 	return b[0] == 0 || // Linux takes 0.0.0.0 for itself
 		dst.IsLoopback() || dst.IsLinkLocalUnicast() ||
 		b[0] >= 224 // multicast, reserved, broadcast: passt carries none
+}
+
+// packet is an IPv4 packet, as long as its frame says.
+type packet []byte
+
+// ipv4 is the packet in a frame; false where there is none, or not a whole header.
+func ipv4(frame []byte) (packet, bool) {
+	if len(frame) < etherHeader+ipHeader || binary.BigEndian.Uint16(frame[12:]) != etherIPv4 {
+		return nil, false
+	}
+	p := packet(frame[etherHeader:])
+	return p, p[0]>>4 == 4
+}
+
+func (p packet) source() netip.Addr { return netip.AddrFrom4([4]byte(p[ipSource:])) }
+func (p packet) dest() netip.Addr   { return netip.AddrFrom4([4]byte(p[ipDest:])) }
+
+// ports finds the ports of an unfragmented UDP or TCP packet, and where its checksum lies.
+func (p packet) ports() (proto byte, source, dest uint16, sum int, ok bool) {
+	header := int(p[0]&15) * 4
+	proto = p[9]
+	switch proto {
+	case protoUDP:
+		sum = header + 6
+	case protoTCP:
+		sum = header + 16
+	default:
+		return 0, 0, 0, 0, false
+	}
+	if header < ipHeader || len(p) < sum+2 || binary.BigEndian.Uint16(p[6:])&ipFragment != 0 {
+		return 0, 0, 0, 0, false
+	}
+	return proto, binary.BigEndian.Uint16(p[header:]), binary.BigEndian.Uint16(p[header+2:]), sum, true
+}
+
+// readdress puts an address at field (ipSource or ipDest) and mends both checksums, by RFC 1624.
+func (p packet) readdress(field, sum int, to netip.Addr) {
+	old, b := [4]byte(p[field:]), to.As4()
+	mend := func(at int) {
+		c := uint32(^binary.BigEndian.Uint16(p[at:]))
+		for i := 0; i < 4; i += 2 {
+			c += uint32(^binary.BigEndian.Uint16(old[i:])) + uint32(binary.BigEndian.Uint16(b[i:]))
+		}
+		for c > 0xffff {
+			c = c>>16 + c&0xffff
+		}
+		binary.BigEndian.PutUint16(p[at:], ^uint16(c))
+	}
+	mend(ipSum)
+	if p[9] != protoUDP || binary.BigEndian.Uint16(p[sum:]) != 0 { // 0: a UDP packet without a checksum
+		mend(sum)
+		if p[9] == protoUDP && binary.BigEndian.Uint16(p[sum:]) == 0 {
+			binary.BigEndian.PutUint16(p[sum:], 0xffff)
+		}
+	}
+	copy(p[field:], b[:])
 }

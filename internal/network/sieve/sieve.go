@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -33,17 +34,23 @@ const (
 //
 //	--socket PATH  what the VMM connects to; here only so that the process can be found by it
 //	--guest ADDR   the guest's address
+//	--resolver ADDR and --resolv-conf PATH   where it asks for names, and whom that is in truth
 func Main(args []string, stderr io.Writer) int {
 	flags := flag.NewFlagSet(Name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.String("socket", "", "path of the listening socket")
 	guest := flags.String("guest", "", "address of the guest")
+	resolver := flags.String("resolver", "", "address that stands for the host's resolver")
+	resolvConf := flags.String("resolv-conf", "/etc/resolv.conf", "where the host's resolvers are listed")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
-	ip, err := netip.ParseAddr(*guest)
-	if err == nil {
-		err = serve(ip)
+	p := &Policy{Look: func() Host { return look(*resolvConf) }}
+	var err, err2 error
+	p.Guest, err = netip.ParseAddr(*guest)
+	p.Resolver, err2 = netip.ParseAddr(*resolver)
+	if err = errors.Join(err, err2); err == nil {
+		err = serve(p)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "banger network filter:", err)
@@ -52,7 +59,7 @@ func Main(args []string, stderr io.Writer) int {
 	return 0
 }
 
-func serve(guest netip.Addr) error {
+func serve(p *Policy) error {
 	l, err := net.FileListener(os.NewFile(listenFD, "listen"))
 	if err != nil {
 		return err
@@ -67,7 +74,7 @@ func serve(guest netip.Addr) error {
 		return err
 	}
 	defer vmm.Close()
-	return Run(vmm, passt, guest, hostAddresses)
+	return Run(vmm, passt, p)
 }
 
 // acceptOne waits for the VMM. passt says nothing before it is spoken to: what ends the read is its end.
@@ -92,50 +99,39 @@ func acceptOne(l net.Listener, passt net.Conn) (net.Conn, error) {
 	return vmm, passt.SetReadDeadline(time.Time{})
 }
 
-// Run copies frames both ways until one side ends; what the guest sends goes through the policy. A frame is
-// preceded by its length, 32 bits big-endian, as QEMU's stream netdev and passt have it.
-func Run(vmm, passt net.Conn, guest netip.Addr, addresses func() map[netip.Addr]bool) error {
+// Run copies frames both ways, through the policy, until one side ends. A frame is preceded by its
+// length, 32 bits big-endian, as QEMU's stream netdev and passt have it.
+func Run(vmm, passt net.Conn, p *Policy) error {
 	ended := make(chan error, 2)
-	go func() {
-		_, err := io.Copy(vmm, passt)
-		ended <- err
-	}()
-	go func() { ended <- sift(passt, vmm, guest, addresses) }()
+	go func() { ended <- sift(vmm, passt, p.In) }()
+	go func() { ended <- sift(passt, vmm, p.Out) }()
 	err := <-ended
 	_, _ = vmm.Close(), passt.Close()
 	<-ended
 	return err
 }
 
-const (
-	maxFrame = 65535 + etherHeader
-	// fresh is how long the host's addresses are believed.
-	fresh = time.Second
-)
+const maxFrame = 65535 + etherHeader
 
-// sift copies the frames that the policy allows. It reads as much as there is and writes
-// it on at once, frames that are not allowed closed up.
-func sift(to io.Writer, from io.Reader, guest netip.Addr, addresses func() map[netip.Addr]bool) error {
+// sift copies the frames that keep allows. It reads as much as there is and writes it on at
+// once, closed up where frames were left out.
+func sift(to io.Writer, from io.Reader, keep func([]byte) bool) error {
 	buf := make([]byte, 4*(4+maxFrame))
-	policy := Policy{Guest: guest}
-	var asked time.Time
 	have := 0
 	for {
 		n, err := from.Read(buf[have:])
 		if n == 0 && err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+			if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) {
 				return nil
 			}
 			return err
 		}
 		have += n
-		if now := time.Now(); now.Sub(asked) > fresh {
-			policy.Host, asked = addresses(), now
-		}
-		used, out, err := squeeze(buf[:have], policy)
+		used, out, err := squeeze(buf[:have], keep)
 		if err != nil {
 			return err
 		}
+		// What lies between out and used is left out; what follows used is the start of a frame.
 		if _, err := to.Write(buf[:out]); err != nil {
 			return err
 		}
@@ -143,9 +139,9 @@ func sift(to io.Writer, from io.Reader, guest netip.Addr, addresses func() map[n
 	}
 }
 
-// squeeze moves the allowed whole frames to the front of buf: used bytes are dealt
+// squeeze moves the whole frames that keep allows to the front of buf: used bytes are dealt
 // with, the first out bytes are to be written.
-func squeeze(buf []byte, p Policy) (used, out int, err error) {
+func squeeze(buf []byte, keep func([]byte) bool) (used, out int, err error) {
 	for len(buf)-used >= 4 {
 		size := binary.BigEndian.Uint32(buf[used:])
 		if size > maxFrame {
@@ -155,27 +151,10 @@ func squeeze(buf []byte, p Policy) (used, out int, err error) {
 		if end > len(buf) {
 			break
 		}
-		if p.Allows(buf[used+4 : end]) {
+		if keep(buf[used+4 : end]) {
 			out += copy(buf[out:], buf[used:end])
 		}
 		used = end
 	}
 	return used, out, nil
-}
-
-// hostAddresses are the host's IPv4 addresses.
-func hostAddresses() map[netip.Addr]bool {
-	all, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	out := make(map[netip.Addr]bool, len(all))
-	for _, a := range all {
-		if n, ok := a.(*net.IPNet); ok {
-			if ip, ok := netip.AddrFromSlice(n.IP.To4()); ok {
-				out[ip] = true
-			}
-		}
-	}
-	return out
 }
