@@ -7,14 +7,26 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"banger/api"
 	"banger/internal/config"
+	"banger/internal/disk"
+	"banger/internal/disk/clone"
+	"banger/internal/disk/qcow2"
+	"banger/internal/doctor"
+	"banger/internal/guest/ssh"
 	"banger/internal/host"
+	"banger/internal/host/local"
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/qemu"
 	"banger/internal/image"
+	"banger/internal/network"
+	"banger/internal/network/sieve"
 	"banger/internal/operation"
 	"banger/internal/server"
 	"banger/internal/store"
@@ -29,8 +41,10 @@ type Options struct {
 
 // parts are all that the daemon is made of, each made once.
 type parts struct {
+	host       host.Host
 	operations *operation.Registry
 	images     *image.Service
+	network    *network.Network
 	vms        *vm.Service
 	hypervisor hypervisor.Hypervisor
 	startedAt  time.Time
@@ -50,30 +64,142 @@ func (p *parts) close() error {
 
 func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logger, o Options) (_ *parts, err error) {
 	now := time.Now
-	p := &parts{startedAt: now()}
+	p := &parts{startedAt: now(), host: o.Host}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
 		}
 	}()
+	if p.host == nil {
+		p.host = local.New()
+	}
 	st, err := store.Open(ctx, cfg.Paths.Database(), now)
 	if err != nil {
 		return nil, err
 	}
 	p.onClose(st.Close)
 	p.operations = operation.NewRegistry(now, func() string { return newID(rand.Reader) }, log)
-	p.vms = &vm.Service{}
-	p.images = &image.Service{}
+	if p.hypervisor, err = makeHypervisor(cfg, p.host, log, o); err != nil {
+		return nil, err
+	}
+	if p.network, err = makeNetwork(cfg, p.host, log); err != nil {
+		return nil, err
+	}
+	p.onClose(p.network.Close)
+	p.images = image.New(image.Options{
+		Host: p.host, Paths: cfg.Paths, Store: st, AgentPath: agentPath(), Mirror: mirror(cfg),
+		Env: proxies(stdio.Environ), UID: stdio.UID, Now: now, Log: log,
+	})
+	vms := vm.Options{
+		Store: st, Operations: p.operations, Host: p.host, Hypervisor: p.hypervisor, Disks: disks(cfg), Network: p.network,
+		Images: p.images, KnownHosts: ssh.KnownHosts{Path: cfg.Paths.KnownHosts()}, Paths: cfg.Paths, Log: log, Now: now,
+		Random: func(b []byte) { _, _ = rand.Read(b) }, // never fails (crypto/rand)
+		Defaults: api.VMSpec{
+			Image: cfg.Image, Kernel: cfg.Kernel, CPUs: cfg.CPUs, MemoryBytes: cfg.Memory,
+			DiskBytes: cfg.DiskSize, RootBytes: cfg.RootSize, Net: api.NetKind(cfg.Net),
+		},
+		ReadyTimeout: cfg.ReadyTimeout, StopTimeout: cfg.StopTimeout,
+	}
+	if stdio.UID == 0 {
+		vms.UIDBase, vms.UIDCount = cfg.UIDBase, cfg.UIDCount
+	}
+	p.vms = vm.New(vms)
+	p.onClose(func() error { p.vms.Close(); return nil })
 	return p, nil
 }
 
-func (p *parts) reconcile(ctx context.Context) error { return nil }
+func makeHypervisor(cfg *config.Config, h host.Host, log *slog.Logger, o Options) (hypervisor.Hypervisor, error) {
+	if o.Hypervisor != nil {
+		return o.Hypervisor(cfg, h, log)
+	}
+	accel := cfg.Accel
+	if accel == "auto" {
+		accel = ""
+	}
+	return qemu.New(qemu.Options{Host: h, Paths: cfg.Paths, Log: log, Binary: cfg.QEMUBinary, Accel: accel}), nil
+}
+
+func makeNetwork(cfg *config.Config, h host.Host, log *slog.Logger) (*network.Network, error) {
+	subnet, err := netip.ParsePrefix(cfg.Subnet)
+	if err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "subnet %q is none: %w", cfg.Subnet, err)
+	}
+	dns, err := network.ParseDNSAddress(cfg.DNSAddress)
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return network.New(network.Options{
+		Host: h, Paths: cfg.Paths, Bridge: cfg.Bridge, Subnet: subnet, SubnetFixed: cfg.Explicit("subnet"),
+		DNSAddress: dns, UserFilter: []string{self, sieve.Name}, Log: log,
+	}), nil
+}
+
+func disks(cfg *config.Config) disk.Driver {
+	if cfg.DiskDriver == "clone" {
+		return clone.Driver{}
+	}
+	return qcow2.Driver{}
+}
+
+// mirror is empty where the host's own apt sources serve.
+func mirror(cfg *config.Config) string {
+	if cfg.Mirror == "host" {
+		return ""
+	}
+	return cfg.Mirror
+}
+
+// agentPath is the agent that goes into guests: it lies beside bangerd.
+func agentPath() string {
+	self, err := os.Executable()
+	if err != nil {
+		return "banger-agent"
+	}
+	return filepath.Join(filepath.Dir(self), "banger-agent")
+}
+
+// proxies are the variables that programs which download need from our environment.
+func proxies(environ []string) []string {
+	var out []string
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		switch strings.ToLower(name) {
+		case "http_proxy", "https_proxy", "ftp_proxy", "no_proxy":
+			out = append(out, kv)
+		}
+	}
+	return out
+}
+
+// reconcile takes up what an earlier daemon left. One part's trouble keeps no other from it.
+func (p *parts) reconcile(ctx context.Context) error {
+	return errors.Join(p.images.Reconcile(ctx), p.vms.Reconcile(ctx))
+}
 
 func (p *parts) services(cfg *config.Config, stdio IO, log *slog.Logger, stop func()) server.Services {
 	return server.Services{
 		VMs: p.vms, Images: p.images, Operations: p.operations, Hypervisor: p.hypervisor, Config: cfg,
-		Doctor: func(context.Context) []api.Check { return nil },
+		Doctor: func(ctx context.Context) []api.Check { return doctor.Run(ctx, p.doctorOptions(cfg)) },
 		Stop:   stop, Log: log, UID: stdio.UID, StartedAt: p.startedAt,
+	}
+}
+
+func (p *parts) doctorOptions(cfg *config.Config) doctor.Options {
+	return doctor.Options{
+		Config: cfg, Host: p.host, Hypervisor: p.hypervisor, Network: p.network.Conflicts,
+		Machine: doctor.ThisMachine(),
+		Catalogue: func(ctx context.Context) ([]api.Image, []api.Kernel, error) {
+			images, err := p.images.Images(ctx)
+			if err != nil {
+				return nil, nil, err
+			}
+			kernels, err := p.images.Kernels(ctx)
+			return images, kernels, err
+		},
 	}
 }
 

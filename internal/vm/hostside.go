@@ -5,11 +5,9 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"slices"
 
 	"banger/api"
 	"banger/internal/durable"
-	"banger/internal/host"
 	"banger/internal/network"
 )
 
@@ -54,47 +52,12 @@ func (s *Service) joinNetwork(ctx context.Context, vm api.VM) error {
 	return s.Network.Join(ctx, guestOf(vm))
 }
 
-// detachNetwork removes a VM's link by its handles and by derived names.
+// detachNetwork removes a VM's link by derived names, whatever its handles say.
 func (s *Service) detachNetwork(ctx context.Context, vm api.VM) error {
 	if vm.Spec.Net == api.NetNone {
 		return nil
 	}
-	var ended error
-	if p := s.netHelperOf(vm); p != (host.Process{}) {
-		ended = s.endProcess(ctx, p)
-	}
-	return errors.Join(ended, s.Network.Detach(ctx, guestOf(vm)))
-}
-
-// netHelperOf is the running process that carries a VM's user-mode network; zero if there is none. The handles say
-// which it is, but only a command line that names this VM's socket proves it.
-func (s *Service) netHelperOf(vm api.VM) host.Process {
-	h, err := s.handles.Get(vm.ID)
-	socket := s.Paths.VM(vm.ID).NetSocket()
-	if err == nil && s.Host.Alive(h.NetHelper) && s.names(h.NetHelper.PID, socket) {
-		return h.NetHelper
-	}
-	if vm.Spec.Net != api.NetUser {
-		return host.Process{}
-	}
-	pids, err := s.Host.PIDs()
-	if err != nil {
-		return host.Process{}
-	}
-	for _, pid := range pids {
-		p, ok := s.Host.Identify(pid)
-		// The VMM names the socket too: it is told apart by being the VMM.
-		if ok && s.names(pid, socket) && p != h.VMM {
-			return p
-		}
-	}
-	return host.Process{}
-}
-
-// names reports whether a process was given path as an argument of its own.
-func (s *Service) names(pid int, path string) bool {
-	argv, err := s.Host.CommandLine(pid)
-	return err == nil && slices.Contains(argv, path)
+	return s.Network.Detach(ctx, guestOf(vm))
 }
 
 // setNetwork tells the network which guests are to be on the bridge.
