@@ -86,20 +86,20 @@ func (h *Hypervisor) bringUp(ctx context.Context, m hypervisor.Machine, p host.P
 	if err := record(p); err != nil {
 		return nil, fmt.Errorf("cannot record process %d: %w", p.PID, err)
 	}
-	ctx, stop := h.whileAlive(ctx, p)
+	alive, stop := h.whileAlive(ctx, p)
 	defer stop()
 	i := newInstance(h, m, p, log)
-	conn, _, err := connect(ctx, controlSocket(&m))
+	conn, _, err := connect(alive, controlSocket(&m))
 	if err == nil {
-		i.control, err = qmp.New(ctx, conn, i.onEvent)
+		i.control, err = qmp.New(alive, conn, i.onEvent)
 	}
 	if err == nil {
-		err = i.control.Cont(ctx)
+		err = i.control.Cont(alive)
 	}
 	if err != nil {
 		i.Detach()
 		// A dying QEMU is seen as a broken connection first: say which it was.
-		if !h.host.Alive(p) || errors.Is(context.Cause(ctx), errDied) || h.soonDead(p) {
+		if ctx.Err() == nil && h.soonDead(p) {
 			err = errDied
 		}
 		return nil, err
