@@ -17,6 +17,7 @@ import (
 
 	"banger/api"
 	"banger/internal/config"
+	"banger/internal/network/sieve"
 )
 
 // IO is what a run of bangerd is connected to.
@@ -45,6 +46,9 @@ type flags struct {
 // Run is Main with parts replaced by those of a test. It ends on SIGTERM, SIGINT or the end of
 // ctx; a second signal ends the process at once, which costs no VM anything.
 func Run(ctx context.Context, args []string, stdio IO, o Options) int {
+	if len(args) > 0 && args[0] == sieve.Name {
+		return sieve.Main(args[1:], stdio.Err)
+	}
 	// From birth: no file or socket of ours is open to others for even a moment.
 	syscall.Umask(0o077)
 	f, err := parse(args, stdio.Err)

@@ -18,7 +18,13 @@ func (s *Service) makeDirs(vm api.VM) error {
 	if vm.Runtime.UID != 0 {
 		outer = 0o711 // its VMM must reach its own directory through it
 	}
-	if err := errors.Join(os.MkdirAll(s.Paths.VMs(), outer), os.MkdirAll(p.Dir, outer), os.Chmod(p.Dir, outer), os.MkdirAll(p.Private(), 0o700)); err != nil {
+	// The umask is 077: the modes are set apart.
+	for _, dir := range []string{s.Paths.VMs(), p.Dir} {
+		if err := errors.Join(os.MkdirAll(dir, outer), os.Chmod(dir, outer)); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(p.Private(), 0o700); err != nil {
 		return err
 	}
 	if vm.Runtime.UID == 0 {
