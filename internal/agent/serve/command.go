@@ -8,7 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
 	"banger/api"
@@ -112,9 +111,9 @@ func (p place) start(spec api.ExecSpec) (*command, error) {
 // are files, so that waiting for the command waits for nothing else.
 func (c *command) connect(spec api.ExecSpec, who user) (theirs []*os.File, err error) {
 	if spec.TTY {
-		master, slave, err := pty.Open()
+		master, slave, err := openTerminal()
 		if err != nil {
-			return nil, fmt.Errorf("cannot open a terminal: %w", err)
+			return nil, err
 		}
 		if spec.Rows > 0 && spec.Cols > 0 {
 			_ = resize(master, spec.Rows, spec.Cols)
@@ -171,10 +170,6 @@ func (c *command) closeStdin() {
 	case c.stdin != nil:
 		_ = c.stdin.Close()
 	}
-}
-
-func resize(tty *os.File, rows, cols int) error {
-	return pty.Setsize(tty, &pty.Winsize{Rows: uint16(min(rows, 0xffff)), Cols: uint16(min(cols, 0xffff))})
 }
 
 // result is how a command ended.
