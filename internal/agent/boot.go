@@ -2,12 +2,9 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,14 +15,13 @@ import (
 // newRoot is where the guest's root is mounted before the switch.
 const newRoot = "/newroot"
 
-// holdTime is how long a systemd may be kept waiting for the first Personalise.
-const holdTime = 5 * time.Second
-
 // bootGuest is PID 1 from the kernel's hand to the image's init or the reaper. When
 // the guest cannot be booted it says why on the console and powers off, so that the
 // host learns it at once.
 func bootGuest(ctx context.Context) {
 	os.Clearenv() // what the kernel did not understand on its command line ends up here
+	// systemd sets its own; without it programs get what it would have given them.
+	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1024, Max: 524288})
 	kind, err := prepareRoot(ctx)
 	if err != nil {
 		fatal(fmt.Errorf("cannot boot: %w", err))
@@ -72,9 +68,7 @@ func prepareRoot(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot find the root disk: %w", err)
 	}
-	// Options of ext4(5): discard, so that what is deleted in the guest is given back on the host;
-	// no writing of inode tables in the background, which a disk born as zeros does not need.
-	if err := mountExt4(dev, newRoot, 0); err != nil {
+	if err := (tools{dir: agentapi.InitramfsTools}).mountChecked(ctx, dev, newRoot); err != nil {
 		return "", err
 	}
 	for _, m := range kernelMounts() {
@@ -141,69 +135,4 @@ func decideInit() string {
 		return initSystemd
 	}
 	return initNone
-}
-
-// handOver starts the agent's supervisor, holds the image's init back until the host
-// has made this guest the one machine that it is (host name, machine id, host key,
-// /root and /home are then right from the first unit on), and executes it as PID 1. The host
-// may leave the guest as it is: the wait is bounded. It returns only on failure.
-func handOver() error {
-	path, err := findSystemd()
-	if err != nil {
-		return err
-	}
-	if err := copyBoot(); err != nil {
-		return err
-	}
-	released := make(chan os.Signal, 1)
-	signal.Notify(released, unix.SIGUSR1)
-	if err := os.WriteFile(heldFile, nil, 0o600); err != nil {
-		return err
-	}
-	if _, err := startRole(roleSupervisor, initSystemd); err != nil {
-		return err
-	}
-	select {
-	case <-released:
-	case <-time.After(holdTime):
-	}
-	if err := os.Remove(heldFile); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return syscall.Exec(path, []string{path}, []string{"HOME=/", "TERM=linux"})
-}
-
-// copyBoot puts a copy in the place of the mount of the initramfs: systemd would try to
-// unmount that at the end, and say that it cannot. The copied is deleted, so this
-// takes no memory for longer than it lasts.
-func copyBoot() error {
-	const half = runDir + "/boot.new"
-	err := copyTree(bootDir, half)
-	if err != nil {
-		return fmt.Errorf("cannot copy the agent: %w", err)
-	}
-	names, err := os.ReadDir(bootDir)
-	for _, n := range names {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(bootDir, n.Name())))
-	}
-	err = errors.Join(err, unix.Unmount(bootDir, unix.MNT_DETACH))
-	if err == nil {
-		err = os.Remove(bootDir)
-	}
-	if err == nil {
-		err = os.Rename(half, bootDir)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot replace the mount of the initramfs: %w", err)
-	}
-	return nil
-}
-
-func findSystemd() (string, error) {
-	for _, p := range []string{"/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"} {
-		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
-			return p, nil
-		}
-	}
-	return "", errors.New("no /sbin/init and no systemd in the image")
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"banger/api"
 	"banger/api/agentapi"
 )
 
@@ -112,10 +113,21 @@ func TestBareGuest(t *testing.T) {
 	}
 
 	t.Run("agent dies", func(t *testing.T) {
+		// A session outlives the agent that started it.
+		g.must(g.call("POST", "/sessions", agentapi.SessionStart{ID: "main",
+			Exec: api.ExecSpec{Argv: []string{"/bin/sh", "-c", "until test -e /run/go; do sleep 0.1; done; echo through; exit 7"}}}, nil))
 		g.sh("(sleep 0.1; kill -9 " + g.agentPID() + ") >/dev/null 2>&1 &")
 		h := g.healthAfter(func(h agentapi.Health) bool { return h.AgentID != first.AgentID })
 		if h.BootID != first.BootID || !h.Personalised {
 			t.Errorf("health of the next agent: %+v", h)
+		}
+		g.sh("touch /run/go")
+		var main agentapi.Session
+		for deadline := time.Now().Add(20 * time.Second); main.State != "exited" && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+			g.must(g.call("GET", "/sessions/main", nil, &main))
+		}
+		if main.ExitCode != 7 || main.StdoutBytes != int64(len("through\n")) {
+			t.Errorf("the session ended as %+v", main)
 		}
 	})
 	t.Run("grow", func(t *testing.T) {
@@ -211,6 +223,44 @@ func TestWorkDiskIsNotEaten(t *testing.T) {
 	g.waitEnd(20 * time.Second)
 	if out, err := exec.Command("dumpe2fs", "-h", damaged).CombinedOutput(); err != nil || !strings.Contains(string(out), "state:         clean\n") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestStaticGuest boots a root that holds one static program and no directory at all.
+func TestStaticGuest(t *testing.T) {
+	l := newLab(t)
+	dir := t.TempDir()
+	bb, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(bb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(dir, "busybox"), string(data), 0o755)
+	g := l.boot(t, l.disk(t, "root.img", dir, 64<<20), l.disk(t, "work.img", "", 64<<20), agentapi.ParamInit+"=none")
+	g.personalise(identity(t))
+	for want, argv := range map[string][]string{
+		"demo\n":        {"/busybox", "cat", "/etc/hostname"},
+		"1024 524288\n": {"/busybox", "sh", "-c", "echo $(ulimit -Sn) $(ulimit -Hn)"},
+		"/root\n":       {"/busybox", "pwd"},
+	} {
+		if out, errs, exit := g.exec(api.ExecSpec{Argv: argv}); out != want || exit.ExitCode != 0 {
+			t.Errorf("%v: %q, %q, %+v", argv, out, errs, exit)
+		}
+	}
+	g.must(g.call("POST", "/shutdown", agentapi.Shutdown{}, nil))
+	g.waitEnd(20 * time.Second)
+}
+
+// TestUnbootableGuest: the host must learn at once, and the console must say why.
+func TestUnbootableGuest(t *testing.T) {
+	l := newLab(t)
+	g := l.start(t, l.disk(t, "root.img", "", 64<<20), "", "")
+	g.waitEnd(30 * time.Second)
+	if console, _ := os.ReadFile(g.console); !strings.Contains(string(console), "banger: cannot boot: cannot mount ext4 from /dev/vda") {
+		t.Errorf("console:\n%s", console)
 	}
 }
 

@@ -103,18 +103,23 @@ func (u login) mend(keys []string) error {
 	if err := errors.Join(home.Lchown(dir, u.uid, u.gid), home.Chmod(dir, 0o700)); err != nil {
 		return err
 	}
-	old := ""
+	old, present := "", false
 	if st, err := home.Lstat(file); err == nil && st.Mode().IsRegular() {
 		data, err := home.ReadFile(file)
 		if err != nil {
 			return err
 		}
-		old = string(data)
-	} else if len(keys) == 0 {
+		old, present = string(data), true
+	}
+	want := old
+	if len(keys) > 0 {
+		want = mergeKeys(old, keys)
+	}
+	if want == old && !present {
 		return nil
 	}
-	if len(keys) > 0 {
-		old = mergeKeys(old, keys)
+	if want == old { // nothing to write: a full disk must not keep a guest from starting
+		return errors.Join(home.Lchown(file, u.uid, u.gid), home.Chmod(file, 0o600))
 	}
 	// A new file, renamed into place: whatever the old one was, its mode and owner are right.
 	tmp := dir + "/" + randomName()
@@ -122,7 +127,7 @@ func (u login) mend(keys []string) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(old)
+	_, err = f.WriteString(want)
 	err = errors.Join(err, f.Chown(u.uid, u.gid), f.Chmod(0o600), f.Close())
 	if err == nil {
 		err = home.Rename(tmp, file)

@@ -83,13 +83,13 @@ func bareRoot() error {
 	return errors.Join(errs...)
 }
 
-// mountExt4 mounts a disk that gives back what is deleted on it. noinit_itable: the
-// disk was zeros when it was formatted, so there is nothing to initialise in the background.
-func mountExt4(dev, target string, flags uintptr) error {
+// mountExt4 mounts a disk that gives back to the host what is deleted on it. noinit_itable (ext4(5)):
+// it was zeros when it was formatted, so there are no tables to initialise in the background.
+func mountExt4(dev, target string) error {
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return fmt.Errorf("cannot make mount point: %w", err)
 	}
-	if err := unix.Mount(dev, target, "ext4", flags, "discard,noinit_itable"); err != nil {
+	if err := unix.Mount(dev, target, "ext4", 0, "discard,noinit_itable"); err != nil {
 		return fmt.Errorf("cannot mount ext4 from %s at %s: %w", dev, target, err)
 	}
 	return nil

@@ -136,22 +136,13 @@ func (s *system) openWork(ctx context.Context, dev string) error {
 	switch what {
 	case contentBlank:
 		err = s.tools.makeExt4(ctx, dev)
-	case contentDamaged:
-		err = s.tools.checkExt4(ctx, dev)
 	case contentForeign:
 		err = api.Errorf(api.CodeConflict, "cannot mount the work disk: it holds something that is not ext4, and is left as it is")
 	}
 	if err != nil {
 		return err
 	}
-	if err := mountExt4(dev, workDir, unix.MS_NODEV); err != nil {
-		// The journal may be beyond what the kernel mends by itself.
-		if checkErr := s.tools.checkExt4(ctx, dev); checkErr != nil {
-			return errors.Join(err, checkErr)
-		}
-		return mountExt4(dev, workDir, unix.MS_NODEV)
-	}
-	return nil
+	return s.tools.mountChecked(ctx, dev, workDir)
 }
 
 // bindWork shows the work disk's directory dir at /dir. The first time, what the

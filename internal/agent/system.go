@@ -50,7 +50,7 @@ func (s *system) settle(ctx context.Context) {
 	if s.kind == initSystemd {
 		s.setWaiting("systemd", "systemd is starting")
 	}
-	if err := s.Grow(ctx); err != nil {
+	if _, err := s.grow(); err != nil {
 		console("%v", err)
 	}
 	s.setWaiting("root", "")
@@ -99,28 +99,40 @@ func (s *system) Health() agentapi.Health {
 	return h
 }
 
-// Grow makes root and work file systems as large as their disks.
+// Grow makes root and work file systems as large as their disks. The kernel may learn
+// of a disk's new size a moment after the host has told us: when there is nothing to do, look again.
 func (s *system) Grow(ctx context.Context) error {
+	nothing := errors.New("nothing to grow")
+	err := retry(ctx, 200*time.Millisecond, func() error {
+		grown, err := s.grow()
+		if err == nil && !grown {
+			err = nothing
+		}
+		return err
+	})
+	if errors.Is(err, nothing) {
+		return nil
+	}
+	return err
+}
+
+func (s *system) grow() (grown bool, err error) {
 	s.change.Lock()
 	defer s.change.Unlock()
 	var errs []error
 	for _, d := range []struct{ serial, dir string }{{agentapi.SerialRoot, "/"}, {agentapi.SerialWork, workDir}} {
 		dev, err := findDisk(d.serial)
-		if err == nil && d.dir == workDir {
-			_, mounted := mountedAt(workDir)
-			if !mounted {
-				continue
-			}
-		}
-		if errors.Is(err, os.ErrNotExist) {
+		if _, mounted := mountedAt(d.dir); errors.Is(err, os.ErrNotExist) || !mounted {
 			continue
 		}
+		did := false
 		if err == nil {
-			_, err = growExt4(dev, d.dir)
+			did, err = growExt4(dev, d.dir)
 		}
+		grown = grown || did
 		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	return grown, errors.Join(errs...)
 }
 
 // Shutdown syncs and returns; the end of the guest follows. Commands have until the time-out to
