@@ -29,7 +29,7 @@ func TestLongBuildDebian(t *testing.T) {
 		"/usr/bin/sudo": "Mode:  04755", "/home/dev": "User:  1000   Group:  1000", "/root": "Mode:  0755",
 		"/etc/machine-id": "Size: 0", "/etc/resolv.conf": "Size: 0", "/etc/script": "Size: 16",
 		"/etc/systemd/system/apt-daily.timer": `Fast link dest: "/dev/null"`, "/etc/sudoers.d/dev": "Mode:  0440",
-		"/etc/systemd/system/default.target":  "multi-user.target",
+		"/etc/systemd/system/default.target":                      "multi-user.target",
 		"/etc/systemd/system/multi-user.target.wants/ssh.service": "symlink",
 	} {
 		if got := r.stat(disk, name); !strings.Contains(got, want) {

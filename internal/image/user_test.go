@@ -1,0 +1,71 @@
+package image
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"banger/internal/host"
+	"banger/internal/host/local"
+)
+
+// TestAsOrdinaryUser runs this file's neighbours again with no rights at all.
+func TestAsOrdinaryUser(t *testing.T) {
+	need(t, os.Geteuid() == 0, "becoming another user needs root")
+	out := asUser(t, nobody, nobody, "/nonexistent", "^(TestBuildMinimal|TestBuildKernel|TestImportTar|TestImportDirAndExt4|TestReconcile)$")
+	if n := strings.Count(out, "--- PASS"); n != 5 {
+		t.Errorf("%d of 5 tests passed as nobody:\n%s", n, out)
+	}
+}
+
+// asUser runs this test program's tests under another uid.
+func asUser(t *testing.T, uid, gid int, home, tests string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "banger-user-*") // t.TempDir's parents are closed to others
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	temp := filepath.Join(dir, "tmp")
+	if err := os.Mkdir(temp, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(temp, uid, gid); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	program := filepath.Join(dir, "image.test")
+	copied, err := os.OpenFile(program, os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(copied, self); err != nil {
+		t.Fatal(err)
+	}
+	if err := copied.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	err = local.New().Run(t.Context(), host.Command{
+		Path: program, Args: []string{"-test.v", "-test.run", tests}, Dir: temp, UID: uid, GID: gid, Stdout: &out,
+		Env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + temp, "BANGER_TEST_NO_SKIP=1"},
+	})
+	if err != nil {
+		t.Fatalf("as uid %d: %v\n%s", uid, err, out.String())
+	}
+	return out.String()
+}
