@@ -11,6 +11,7 @@ import (
 	"banger/internal/host"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/qemu/qmp"
+	"banger/internal/hypervisor/vmm"
 )
 
 // adoptTimeout bounds the conversation with a QEMU that should answer within milliseconds.
@@ -41,7 +42,7 @@ func (h *Hypervisor) Adopt(ctx context.Context, m hypervisor.Machine, p host.Pro
 
 // reconnect opens the control connection of a running QEMU and sets right what was missed.
 func (i *instance) reconnect(ctx context.Context) error {
-	conn, pid, err := connect(ctx, controlSocket(&i.m))
+	conn, pid, err := vmm.Connect(ctx, controlSocket(&i.m))
 	if err != nil {
 		return err
 	}
@@ -73,7 +74,7 @@ func (i *instance) reconnect(ctx context.Context) error {
 
 // Find asks the control socket whose it is, and looks through all processes if that fails.
 func (h *Hypervisor) Find(ctx context.Context, m hypervisor.Machine) (host.Process, bool) {
-	if conn, pid, err := connect(ctx, controlSocket(&m)); err == nil {
+	if conn, pid, err := vmm.Connect(ctx, controlSocket(&m)); err == nil {
 		_ = conn.Close()
 		if p, ok := h.identify(&m, pid); ok {
 			return p, true

@@ -14,7 +14,7 @@ const diskFull = "no space left on the host"
 func (i *instance) onEvent(e qmp.Event) {
 	switch e.Name {
 	case "RESET":
-		i.guest.reset()
+		i.guest.Reset()
 		i.emit(hypervisor.EventReset, "", e.At)
 	case "SHUTDOWN":
 		var d struct {
@@ -95,5 +95,5 @@ func (i *instance) onResume(at time.Time) {
 }
 
 func (i *instance) emit(k hypervisor.EventKind, detail string, at time.Time) {
-	i.queue.put(hypervisor.Event{Kind: k, Detail: detail, At: at})
+	i.queue.Put(hypervisor.Event{Kind: k, Detail: detail, At: at})
 }

@@ -11,6 +11,7 @@ import (
 	"banger/internal/host"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/qemu/qmp"
+	"banger/internal/hypervisor/vmm"
 )
 
 // reconnectPause is between attempts to get a lost control connection back.
@@ -22,8 +23,8 @@ type instance struct {
 	m     hypervisor.Machine
 	p     host.Process
 	log   *logTail
-	guest *channel
-	queue *eventQueue
+	guest *vmm.Channel
+	queue *vmm.Events
 
 	// life ends when the VMM is gone or we let go of it; its cause tells which.
 	life   context.Context
@@ -39,15 +40,13 @@ type instance struct {
 	oomKills uint64 // the host's count when we took the VMM up
 }
 
-var errDetached = errors.New("the daemon has let go of the VMM")
-
 func newInstance(h *Hypervisor, m hypervisor.Machine, p host.Process, log *logTail) *instance {
 	life, finish := context.WithCancelCause(context.Background())
 	i := &instance{
 		h: h, m: m, p: p, log: log, life: life, finish: finish,
-		queue: newEventQueue(), oomKills: oomKills(),
+		queue: vmm.NewEvents(), oomKills: oomKills(),
 	}
-	i.guest = newChannel(life, agentSocket(&m), h.epoch)
+	i.guest = vmm.NewChannel(life, agentSocket(&m), h.epoch)
 	return i
 }
 
@@ -60,10 +59,10 @@ func (i *instance) serve() {
 
 func (i *instance) Process() host.Process { return i.p }
 
-func (i *instance) Events() <-chan hypervisor.Event { return i.queue.out }
+func (i *instance) Events() <-chan hypervisor.Event { return i.queue.Out() }
 
 // DialGuest opens a stream on the one session with the guest's agent.
-func (i *instance) DialGuest(ctx context.Context) (net.Conn, error) { return i.guest.open(ctx) }
+func (i *instance) DialGuest(ctx context.Context) (net.Conn, error) { return i.guest.Open(ctx) }
 
 // Kill ends the VMM; it is gone when this returns nil.
 func (i *instance) Kill(ctx context.Context) error {
@@ -107,12 +106,12 @@ func (i *instance) DriveStats(ctx context.Context) (map[string]hypervisor.DriveS
 
 // Detach lets go: QEMU goes on, Events is closed without an EventExited.
 func (i *instance) Detach() {
-	i.finish(errDetached)
-	i.guest.close()
+	i.finish(vmm.ErrDetached)
+	i.guest.Close()
 	if c := i.currentControl(); c != nil {
 		_ = c.Close()
 	}
-	i.queue.abandon()
+	i.queue.Abandon()
 }
 
 func (i *instance) nodeOf(serial string) (string, error) {
@@ -186,7 +185,7 @@ func (i *instance) watch() {
 	if c := i.currentControl(); c != nil {
 		<-c.Done() // its socket has ended with the process, so this is a matter of reading what is left
 	}
-	i.guest.close()
+	i.guest.Close()
 	status, known := i.h.host.ExitStatus(i.p)
 	i.mu.Lock()
 	e := exit{
@@ -194,7 +193,7 @@ func (i *instance) watch() {
 		oom: oomKills() > i.oomKills, stderr: i.log.lines(),
 	}
 	i.mu.Unlock()
-	i.queue.put(hypervisor.Event{Kind: hypervisor.EventExited, Detail: wordExit(e), At: time.Now()})
-	i.queue.finish()
-	i.finish(errDied)
+	i.queue.Put(hypervisor.Event{Kind: hypervisor.EventExited, Detail: wordExit(e), At: time.Now()})
+	i.queue.Finish()
+	i.finish(vmm.ErrDied)
 }

@@ -6,16 +6,14 @@ package qemu
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"time"
 
 	"banger/internal/config"
 	"banger/internal/host"
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/vmm"
 )
 
 // Options are what New needs. Host, Paths and Log must be set.
@@ -46,7 +44,7 @@ func New(o Options) *Hypervisor {
 		o.Binary = "qemu-system-x86_64"
 	}
 	return &Hypervisor{
-		host: o.Host, log: o.Log, binary: o.Binary, epoch: randomEpoch,
+		host: o.Host, log: o.Log, binary: o.Binary, epoch: vmm.RandomEpoch,
 		oracle: newOracle(o),
 	}
 }
@@ -71,15 +69,6 @@ func controlSocket(m *hypervisor.Machine) string { return filepath.Join(m.Dir, "
 func agentSocket(m *hypervisor.Machine) string   { return filepath.Join(m.Dir, "a") }
 func consoleLog(m *hypervisor.Machine) string    { return filepath.Join(m.Dir, "console.log") }
 func vmmLog(m *hypervisor.Machine) string        { return filepath.Join(m.Dir, "vmm.log") }
-
-// randomEpoch numbers a session with a guest; no two may be alike, daemon restarts included.
-func randomEpoch() uint64 {
-	var b [8]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return uint64(time.Now().UnixNano())
-	}
-	return binary.LittleEndian.Uint64(b[:])
-}
 
 // identifies is the argument by which a VMM's command line shows whose it is.
 func identifies(m *hypervisor.Machine) string {

@@ -11,6 +11,7 @@ import (
 	"banger/internal/host"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/qemu/qmp"
+	"banger/internal/hypervisor/vmm"
 )
 
 // oomScoreAdj makes a guest a likelier victim than the daemon, which can only then tell why it died.
@@ -18,9 +19,6 @@ const oomScoreAdj = 500
 
 // endTimeout bounds waiting for a process that was sent SIGKILL.
 const endTimeout = 30 * time.Second
-
-// errDied is the cause of a context that ended because the VMM did.
-var errDied = errors.New("the VMM has ended")
 
 // Start launches QEMU stopped, has it recorded, and lets the guest run.
 func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record func(host.Process) error) (hypervisor.Instance, error) {
@@ -40,7 +38,7 @@ func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record fun
 	if kerr := h.undo(p); kerr != nil {
 		return nil, h.wrap(&m, "start", errors.Join(err, kerr))
 	}
-	if errors.Is(err, errDied) {
+	if errors.Is(err, vmm.ErrDied) {
 		status, known := h.host.ExitStatus(p)
 		err = errors.New(wordExit(exit{status: status, known: known, stderr: log.lines()}))
 	}
@@ -55,7 +53,7 @@ func (h *Hypervisor) spawn(m *hypervisor.Machine, f *facts) (host.Process, error
 	}
 	var files []*os.File
 	for _, path := range []string{controlSocket(m), agentSocket(m)} {
-		s, err := listen(path)
+		s, err := vmm.Listen(path)
 		if err != nil {
 			return host.Process{}, err
 		}
@@ -89,7 +87,7 @@ func (h *Hypervisor) bringUp(ctx context.Context, m hypervisor.Machine, p host.P
 	alive, stop := h.whileAlive(ctx, p)
 	defer stop()
 	i := newInstance(h, m, p, log)
-	conn, _, err := connect(alive, controlSocket(&m))
+	conn, _, err := vmm.Connect(alive, controlSocket(&m))
 	if err == nil {
 		i.control, err = qmp.New(alive, conn, i.onEvent)
 	}
@@ -100,7 +98,7 @@ func (h *Hypervisor) bringUp(ctx context.Context, m hypervisor.Machine, p host.P
 		i.Detach()
 		// A dying QEMU is seen as a broken connection first: say which it was.
 		if ctx.Err() == nil && h.soonDead(p) {
-			err = errDied
+			err = vmm.ErrDied
 		}
 		return nil, err
 	}
@@ -115,12 +113,12 @@ func (h *Hypervisor) soonDead(p host.Process) bool {
 	return h.host.Wait(ctx, p) == nil
 }
 
-// whileAlive is ctx, ended with errDied when the process ends.
+// whileAlive is ctx, ended with vmm.ErrDied when the process ends.
 func (h *Hypervisor) whileAlive(ctx context.Context, p host.Process) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
 		if h.host.Wait(ctx, p) == nil {
-			cancel(errDied)
+			cancel(vmm.ErrDied)
 		}
 	}()
 	return ctx, func() { cancel(nil) }

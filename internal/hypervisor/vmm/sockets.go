@@ -1,4 +1,4 @@
-package qemu
+package vmm
 
 import (
 	"context"
@@ -16,9 +16,9 @@ import (
 // maxSocketPath is sun_path without its final zero byte (unix(7)).
 const maxSocketPath = 107
 
-// listen makes a socket that QEMU will accept on. Made here and handed over
+// Listen makes a socket that the VMM will accept on. Made here and handed over
 // listening, it can be connected to at once: nobody has to wait for its name to appear.
-func listen(path string) (*os.File, error) {
+func Listen(path string) (*os.File, error) {
 	if len(path) > maxSocketPath {
 		return nil, api.Errorf(api.CodeInvalid, "the socket path %s has %d bytes, the kernel allows %d", path, len(path), maxSocketPath).
 			WithHint("choose a shorter state directory (XDG_STATE_HOME or BANGER_STATE)")
@@ -53,10 +53,10 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// backlogPause is between attempts while QEMU's short queue of waiting clients is full.
+// backlogPause is between attempts while a VMM's short queue of waiting clients is full.
 const backlogPause = 10 * time.Millisecond
 
-// dial connects to a socket that QEMU listens on.
+// dial connects to a socket that a VMM listens on.
 func dial(ctx context.Context, path string) (net.Conn, error) {
 	for {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
@@ -72,8 +72,8 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 	}
 }
 
-// connect dials a socket and says which process listens on it.
-func connect(ctx context.Context, path string) (net.Conn, int, error) {
+// Connect dials a socket and says which process listens on it, by the kernel's word.
+func Connect(ctx context.Context, path string) (net.Conn, int, error) {
 	conn, err := dial(ctx, path)
 	if err != nil {
 		return nil, 0, err

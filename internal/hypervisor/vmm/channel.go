@@ -1,4 +1,4 @@
-package qemu
+package vmm
 
 import (
 	"context"
@@ -11,12 +11,12 @@ import (
 	"banger/internal/frame/link"
 )
 
-// redialPause is between attempts when QEMU's socket refuses; it does so only while QEMU ends.
+// redialPause is between attempts when the VMM's socket refuses; it does so only while the VMM ends.
 const redialPause = 100 * time.Millisecond
 
-// channel is the one session with a guest's agent, shared by all streams and made
+// Channel is the one session with a guest's agent, shared by all streams and made
 // anew whenever the guest has rebooted or its agent was restarted.
-type channel struct {
+type Channel struct {
 	path  string
 	epoch func() uint64
 	life  context.Context
@@ -28,12 +28,14 @@ type channel struct {
 	attempt context.CancelFunc
 }
 
-func newChannel(life context.Context, path string, epoch func() uint64) *channel {
-	return &channel{path: path, epoch: epoch, life: life, turn: make(chan struct{}, 1)}
+// NewChannel connects to nothing yet. life ends when the VMM does, or when it is let go;
+// its cause tells which. No two values of epoch may be alike, daemon restarts included.
+func NewChannel(life context.Context, path string, epoch func() uint64) *Channel {
+	return &Channel{path: path, epoch: epoch, life: life, turn: make(chan struct{}, 1)}
 }
 
-// open opens a stream, waiting for the agent until ctx ends or the VMM is gone.
-func (c *channel) open(ctx context.Context) (net.Conn, error) {
+// Open opens a stream, waiting for the agent until ctx ends or the VMM is gone.
+func (c *Channel) Open(ctx context.Context) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, noAnswer(err)
 	}
@@ -59,14 +61,14 @@ func (c *channel) open(ctx context.Context) (net.Conn, error) {
 
 // noAnswer gives an error its code: a VMM that is gone will not answer later either.
 func noAnswer(err error) error {
-	if errors.Is(err, errDied) || errors.Is(err, errDetached) {
+	if errors.Is(err, ErrDied) || errors.Is(err, ErrDetached) {
 		return api.Errorf(api.CodeConflict, "cannot reach the guest: %w", err)
 	}
 	return api.Errorf(api.CodeNotReady, "the guest's agent has not answered: %w", err)
 }
 
 // connected is the session, made if there is none. One caller connects, the others wait for its turn to end.
-func (c *channel) connected(ctx context.Context) (*link.Session, error) {
+func (c *Channel) connected(ctx context.Context) (*link.Session, error) {
 	if s := c.current(); s != nil {
 		return s, nil
 	}
@@ -90,7 +92,7 @@ func (c *channel) connected(ctx context.Context) (*link.Session, error) {
 		if err == nil {
 			continue
 		}
-		if !errors.Is(err, context.Canceled) { // a reset is no reason to wait
+		if !errors.Is(err, context.Canceled) { // a Reset is no reason to wait
 			select {
 			case <-time.After(redialPause):
 			case <-ctx.Done():
@@ -99,8 +101,8 @@ func (c *channel) connected(ctx context.Context) (*link.Session, error) {
 	}
 }
 
-// dial makes one attempt; reset ends it early. On success the session is the current one.
-func (c *channel) dial(ctx context.Context) (*link.Session, error) {
+// dial makes one attempt; Reset ends it early. On success the session is the current one.
+func (c *Channel) dial(ctx context.Context) (*link.Session, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c.mu.Lock()
@@ -122,7 +124,7 @@ func (c *channel) dial(ctx context.Context) (*link.Session, error) {
 }
 
 // current is the session, if there is a living one.
-func (c *channel) current() *link.Session {
+func (c *Channel) current() *link.Session {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.session == nil {
@@ -130,7 +132,7 @@ func (c *channel) current() *link.Session {
 	}
 	select {
 	case <-c.session.Done():
-		// Closing is ours to do: QEMU serves one connection at a time.
+		// Closing is ours to do: a VMM serves one connection at a time.
 		go c.session.Close()
 		c.session = nil
 		return nil
@@ -139,8 +141,8 @@ func (c *channel) current() *link.Session {
 	}
 }
 
-// reset ends the session and any attempt at one: the guest has forgotten both.
-func (c *channel) reset() {
+// Reset ends the session and any attempt at one: the guest has forgotten both.
+func (c *Channel) Reset() {
 	c.mu.Lock()
 	s, cancel := c.session, c.attempt
 	c.session, c.attempt = nil, nil
@@ -153,5 +155,5 @@ func (c *channel) reset() {
 	}
 }
 
-// close ends the session for good; the end of life keeps a new one from being made.
-func (c *channel) close() { c.reset() }
+// Close ends the session for good; the end of life keeps a new one from being made.
+func (c *Channel) Close() { c.Reset() }

@@ -1,4 +1,4 @@
-package qemu
+package vmm
 
 import (
 	"sync"
@@ -6,9 +6,9 @@ import (
 	"banger/internal/hypervisor"
 )
 
-// eventQueue is a channel that never blocks its writer: the control connection's
-// reader must go on reading answers while a consumer of events is slow.
-type eventQueue struct {
+// Events is a channel that never blocks its writer: the reader of a control connection
+// must go on reading answers while a consumer of events is slow.
+type Events struct {
 	out       chan hypervisor.Event
 	more      chan struct{}
 	abandoned chan struct{}
@@ -19,16 +19,20 @@ type eventQueue struct {
 	ended bool
 }
 
-func newEventQueue() *eventQueue {
-	q := &eventQueue{
+// NewEvents returns an empty queue; Finish or Abandon must be called on it.
+func NewEvents() *Events {
+	q := &Events{
 		out: make(chan hypervisor.Event), more: make(chan struct{}, 1), abandoned: make(chan struct{}),
 	}
 	go q.pump()
 	return q
 }
 
-// put appends an event; after finish it does nothing.
-func (q *eventQueue) put(e hypervisor.Event) {
+// Out is where the events come out.
+func (q *Events) Out() <-chan hypervisor.Event { return q.out }
+
+// Put appends an event; after Finish it does nothing.
+func (q *Events) Put(e hypervisor.Event) {
 	q.mu.Lock()
 	if !q.ended {
 		q.list = append(q.list, e)
@@ -37,25 +41,25 @@ func (q *eventQueue) put(e hypervisor.Event) {
 	q.wake()
 }
 
-// finish closes out once all events are read.
-func (q *eventQueue) finish() {
+// Finish closes out once all events are read.
+func (q *Events) Finish() {
 	q.mu.Lock()
 	q.ended = true
 	q.mu.Unlock()
 	q.wake()
 }
 
-// abandon closes out now.
-func (q *eventQueue) abandon() { q.once.Do(func() { close(q.abandoned) }) }
+// Abandon closes out now.
+func (q *Events) Abandon() { q.once.Do(func() { close(q.abandoned) }) }
 
-func (q *eventQueue) wake() {
+func (q *Events) wake() {
 	select {
 	case q.more <- struct{}{}:
 	default:
 	}
 }
 
-func (q *eventQueue) pump() {
+func (q *Events) pump() {
 	defer close(q.out)
 	for {
 		q.mu.Lock()
