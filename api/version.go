@@ -9,3 +9,7 @@ const VersionHeader = "Banger-Version"
 
 // FileModeHeader carries a file's permission bits, octal, on GET /v1/vms/{ref}/files.
 const FileModeHeader = "Banger-File-Mode"
+
+// StoppingHeader is on the refusal of a daemon that is just ending: it has done nothing with
+// the request, and the next daemon will take it.
+const StoppingHeader = "Banger-Stopping"

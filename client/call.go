@@ -26,6 +26,16 @@ type request struct {
 // do sends r and returns an answer that is a success; any other becomes an *api.Error.
 // The caller closes the answer's body.
 func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
+	for {
+		resp, err := c.try(ctx, r)
+		if !errors.Is(err, errStopping) || r.stream != nil {
+			return resp, err
+		}
+		// The daemon has hidden its socket by now: the next try goes to the next daemon.
+	}
+}
+
+func (c *Client) try(ctx context.Context, r request) (*http.Response, error) {
 	req, err := r.build(ctx)
 	if err != nil {
 		return nil, err

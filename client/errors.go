@@ -14,6 +14,9 @@ import (
 // rootState is where a daemon of root keeps its machines; a user is told of it when a VM is not found.
 const rootState = "/var/lib/banger"
 
+// errStopping marks the refusal of a daemon that is ending and has not touched the request.
+var errStopping = errors.New("the daemon is stopping")
+
 // answerError turns an answer that is no success into its *api.Error.
 func (c *Client) answerError(resp *http.Response) error {
 	data, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
@@ -25,6 +28,10 @@ func (c *Client) answerError(resp *http.Response) error {
 		return api.Errorf(api.CodeInternal, "whoever listens at %s is not bangerd (it answered %s)", c.opts.Socket, resp.Status)
 	}
 	e := &body.Error
+	if resp.Header.Get(api.StoppingHeader) != "" {
+		e.Cause = errStopping
+		return e
+	}
 	if v := resp.Header.Get(api.VersionHeader); e.Code == api.CodeInvalid && e.Hint == "" && v != "" && v != api.Version {
 		e.Hint = restartHint
 	}

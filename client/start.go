@@ -128,8 +128,9 @@ func (c *Client) daemonArgs() []string {
 func daemonEnv(environ []string) []string {
 	return slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
-		return !strings.HasPrefix(name, "BANGER_") && !strings.HasPrefix(name, "XDG_") && !slices.Contains(
-			[]string{"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "http_proxy", "https_proxy", "no_proxy"}, name)
+		return !strings.HasPrefix(name, "BANGER_") && !strings.HasPrefix(name, "XDG_") &&
+			!strings.HasSuffix(strings.ToLower(name), "_proxy") &&
+			!slices.Contains([]string{"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR"}, name)
 	})
 }
 

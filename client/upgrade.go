@@ -3,6 +3,7 @@ package client
 import (
 	"bufio"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/url"
@@ -24,6 +25,15 @@ func (s *stream) Read(p []byte) (int, error) { return s.buf.Read(p) }
 // upgrade sends r and turns its connection into a stream. The end of ctx closes the
 // connection only while the daemon has not answered; after that it is the caller's.
 func (c *Client) upgrade(ctx context.Context, r request, token string) (*stream, error) {
+	for {
+		s, err := c.tryUpgrade(ctx, r, token)
+		if !errors.Is(err, errStopping) {
+			return s, err
+		}
+	}
+}
+
+func (c *Client) tryUpgrade(ctx context.Context, r request, token string) (*stream, error) {
 	req, err := r.build(ctx)
 	if err != nil {
 		return nil, err

@@ -2,9 +2,12 @@ package daemon
 
 import (
 	"errors"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
+	"time"
 
 	"banger/internal/config"
 	"banger/internal/server"
@@ -40,7 +43,7 @@ func open(cfg *config.Config, stdio IO, srv *server.Server, log *slog.Logger, en
 
 func (d *door) serve(sock *socket) {
 	d.wg.Go(func() {
-		// Listeners are closed by us only: when the socket has moved, and at the end.
+		// Listeners are closed by us only: the old one when there is a new one, all by the server's end.
 		if err := d.srv.Serve(sock.UnixListener); err != nil && !errors.Is(err, net.ErrClosed) {
 			d.log.Error("cannot serve", "error", err)
 			d.end()
@@ -69,31 +72,60 @@ func (d *door) keepOpen(sock *socket) {
 
 // openAgain returns nil when the daemon is ending.
 func (d *door) openAgain(old *socket) (*socket, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.shut {
+	if d.isShut() {
 		return nil, nil
 	}
 	d.log.Warn("the socket has vanished; opening it again", "socket", old.path)
-	next, err := listen(old.path, d.uid)
+	next, err := d.listenAgain(old.path)
 	if err != nil {
 		return nil, err
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.shut {
+		return nil, errors.Join(os.Remove(next.path), next.UnixListener.Close())
+	}
 	d.sock = next
-	return next, old.Close()
+	return next, old.UnixListener.Close()
 }
 
-// close takes no more connections. Those that are open stay.
-func (d *door) close() error {
+// listenAgain tries for a while: whoever empties the directory may not be done yet.
+func (d *door) listenAgain(path string) (sock *socket, err error) {
+	for range 20 {
+		if sock, err = listen(path, d.uid); err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return sock, err
+		}
+		select {
+		case <-time.After(25 * time.Millisecond):
+		case <-d.stop:
+			return nil, err
+		}
+	}
+	return nil, err
+}
+
+func (d *door) isShut() bool {
 	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.shut
+}
+
+// hide takes the socket away, so that new clients start the next daemon. Those that have
+// connected are served until the server shuts down.
+func (d *door) hide() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.shut {
-		d.mu.Unlock()
 		return nil
 	}
 	d.shut = true
 	close(d.stop)
-	err := d.sock.Close()
-	d.mu.Unlock()
+	return d.sock.hide()
+}
+
+// wait returns when nothing is served any more: the server has shut down.
+func (d *door) wait() error {
+	err := d.hide()
 	d.wg.Wait()
 	return err
 }

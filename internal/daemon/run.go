@@ -58,7 +58,7 @@ func run(ctx context.Context, cfg *config.Config, f flags, stdio IO, ready *read
 	if err != nil {
 		return err
 	}
-	defer keep(door.close)
+	defer keep(door.wait)
 	ready.Serving()
 	log.Info("serving", "socket", cfg.Paths.Socket(), "state", cfg.Paths.State, "pid", os.Getpid())
 
@@ -71,8 +71,9 @@ func run(ctx context.Context, cfg *config.Config, f flags, stdio IO, ready *read
 
 	ready.Stopping()
 	log.Info("stopping; machines go on running")
+	srv.Drain()
 	return errors.Join(
-		door.close(),
+		door.hide(),
 		bounded(operationsTime, "operations", func(context.Context) error { parts.operations.Close(); return nil }),
 		bounded(requestsTime, "requests", srv.Shutdown),
 	)

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -12,6 +13,9 @@ import (
 
 	"banger/api"
 )
+
+// queueTime bounds the wait for the socket's queue.
+const queueTime = 2 * time.Second
 
 // socket is the daemon's door.
 type socket struct {
@@ -42,16 +46,29 @@ func listen(path string, uid int) (*socket, error) {
 	return s, nil
 }
 
-// Close ends listening and takes the socket away if it is still ours.
-func (s *socket) Close() error {
-	var err error
-	if s.inPlace() {
-		err = os.Remove(s.path)
+// hide takes the socket away if it is still ours, and returns when all who connected before
+// have been accepted: the queue is first in, first out, and we stand at its end ourselves.
+// Otherwise their calls would be lost as the listener closes.
+func (s *socket) hide() error {
+	if !s.inPlace() {
+		return nil
 	}
-	if closeErr := s.UnixListener.Close(); !errors.Is(closeErr, net.ErrClosed) {
-		err = errors.Join(err, closeErr)
+	hidden := filepath.Join(filepath.Dir(s.path), ".gone")
+	if err := os.Rename(s.path, hidden); err != nil {
+		return err
 	}
-	return err
+	conn, err := net.DialTimeout("unix", hidden, queueTime)
+	if err == nil {
+		err = conn.SetDeadline(time.Now().Add(queueTime))
+		if err == nil {
+			_, err = io.WriteString(conn, "GET /v1/info HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		}
+		if err == nil {
+			_, err = io.Copy(io.Discard, conn)
+		}
+		conn.Close()
+	}
+	return errors.Join(err, os.Remove(hidden))
 }
 
 // inPlace reports whether clients still find us at our path.

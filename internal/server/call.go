@@ -96,6 +96,11 @@ func (s *Server) serve(c *call, route route) error {
 	if err := s.allow(c.ctx, route.access); err != nil {
 		return err
 	}
+	if s.draining.Load() {
+		c.w.Header().Set(api.StoppingHeader, "true")
+		c.w.Header().Set("Connection", "close")
+		return errStopping
+	}
 	if err := checkQuery(c, route.query); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"banger/api"
@@ -48,14 +49,19 @@ type Server struct {
 	ready  chan struct{}
 	cancel context.CancelCauseFunc
 	// mu protects trouble: what went wrong as the daemon began, for info to tell.
-	mu      sync.Mutex
-	trouble []string
+	mu       sync.Mutex
+	trouble  []string
+	draining atomic.Bool
+	fresh    fresh
 	// streams counts upgraded connections, which http.Server forgets.
 	streams sync.WaitGroup
 }
 
 // errStopping ends the requests that are under way when the daemon stops.
 var errStopping = api.Errorf(api.CodeUnreachable, "the daemon is stopping")
+
+// freshTime is how long the end waits for a caller that has connected to say what it wants.
+const freshTime = 300 * time.Millisecond
 
 // New makes a server that holds back every route that is not early until Ready.
 func New(services Services) *Server {
@@ -77,6 +83,7 @@ func (s *Server) open(routes []route) {
 		Handler:           s.mux,
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext:       withPeer,
+		ConnState:         s.fresh.track,
 		ReadHeaderTimeout: 10 * time.Second,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
@@ -107,8 +114,13 @@ func (s *Server) problems() []string {
 	return slices.Clone(s.trouble)
 }
 
+// Drain refuses every new request, in a way that tells the client to go to the next daemon.
+// Listeners stay open until Shutdown: whoever is in their queue gets that answer too.
+func (s *Server) Drain() { s.draining.Store(true) }
+
 // Shutdown takes no new requests, ends those under way and waits for them until ctx ends.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.fresh.wait(freshTime)
 	s.cancel(errStopping)
 	err := s.http.Shutdown(ctx)
 	done := make(chan struct{})
