@@ -201,11 +201,7 @@ func (w *world) attachAs(n *Network, uid int, recorded *host.Process) *machine {
 		w.t.Fatal(err)
 	}
 	m := &machine{space: newSpace(w.t), guest: g}
-	w.t.Cleanup(func() {
-		if err := n.Detach(context.Background(), g); err != nil {
-			w.t.Errorf("detach: %v", err)
-		}
-	})
+	w.t.Cleanup(func() { w.detach(n, g) })
 	var err error
 	m.link, err = n.Attach(w.t.Context(), g, func(p host.Process) error { *recorded = p; return nil })
 	if err != nil {

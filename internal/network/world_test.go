@@ -106,6 +106,28 @@ type world struct {
 	host   *local.Host
 	beyond space
 	o      Options
+	// heirs are the Networks of daemons that came after another.
+	heirs map[*Network]*Network
+}
+
+// next is the Network of the daemon that comes after n's, which has died.
+func (w *world) next(n *Network) *Network {
+	w.t.Helper()
+	if err := n.Close(); err != nil { // what the kernel does to a killed daemon's sockets
+		w.t.Fatal(err)
+	}
+	w.heirs[n] = New(w.o)
+	return w.heirs[n]
+}
+
+// detach is for the end of a test.
+func (w *world) detach(n *Network, g Guest) {
+	for w.heirs[n] != nil {
+		n = w.heirs[n]
+	}
+	if err := n.Detach(context.Background(), g); err != nil {
+		w.t.Errorf("detach: %v", err)
+	}
 }
 
 const (
@@ -116,7 +138,7 @@ const (
 // newWorld joins a fresh namespace as the network beyond; it has no route to the guests. Everything is taken apart after the test.
 func newWorld(t *testing.T) *world {
 	needsRoot(t)
-	w := &world{t: t, host: local.New(), beyond: newSpace(t)}
+	w := &world{t: t, host: local.New(), beyond: newSpace(t), heirs: map[*Network]*Network{}}
 	cable(t, "up0", uplinkHost+"/24", w.beyond, uplinkBeyond+"/24")
 	if err := errors.Join(up("lo", ""), addRoute("", uplinkBeyond), w.host.SetSysctl(ipForward, "0")); err != nil {
 		t.Fatal(err)
@@ -294,11 +316,7 @@ func (w *world) attach(n *Network, id string, taken ...netip.Addr) *machine {
 	}
 	g := Guest{ID: id, Name: "vm-" + id[:4], Kind: api.NetBridge, MAC: MACFor(id).String(), IP: ip}
 	m := &machine{space: newSpace(w.t), guest: g}
-	w.t.Cleanup(func() {
-		if err := n.Detach(context.Background(), g); err != nil {
-			w.t.Errorf("detach: %v", err)
-		}
-	})
+	w.t.Cleanup(func() { w.detach(n, g) })
 	if m.link, err = n.Attach(w.t.Context(), g, func(host.Process) error { return nil }); err != nil {
 		w.t.Fatal(err)
 	}

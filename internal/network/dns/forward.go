@@ -32,7 +32,7 @@ func (s *Server) forward(q *dns.Msg, zone Zone, tcp bool) *dns.Msg {
 		}
 		ask := q.Copy()
 		ask.Id = dns.Id()
-		a, _, err := client.ExchangeContext(ctx, ask, resolver.String())
+		a, err := exchange(ctx, client, ask, resolver)
 		if err != nil {
 			s.o.Log.Debug("resolver does not answer", "resolver", resolver, "error", err)
 			continue
@@ -47,6 +47,22 @@ func (s *Server) forward(q *dns.Msg, zone Zone, tcp bool) *dns.Msg {
 		last = new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
 	}
 	return last
+}
+
+// exchange ends with ctx, which the client's own does only by deadline.
+func exchange(ctx context.Context, client *dns.Client, ask *dns.Msg, resolver netip.AddrPort) (*dns.Msg, error) {
+	conn, err := client.DialContext(ctx, resolver.String())
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer func() {
+		if stop() {
+			_ = conn.Close()
+		}
+	}()
+	a, _, err := client.ExchangeWithConnContext(ctx, ask, conn)
+	return a, err
 }
 
 // withoutOurs takes addresses of our guests out of an answer from outside: a foreign name
