@@ -34,6 +34,9 @@ func (p Paths) Lock() string { return filepath.Join(p.State, "bangerd.lock") }
 // AccelVerdict keeps what the KVM probe found, stamped with the host's boot id.
 func (p Paths) AccelVerdict() string { return filepath.Join(p.State, "accel.json") }
 
+// ToldBoot holds the boot id of the host for which the user was told that guests are emulated.
+func (p Paths) ToldBoot() string { return filepath.Join(p.State, "told-boot") }
+
 // Images, Kernels and Initramfs hold sealed objects in directories named by digest.
 func (p Paths) Images() string    { return filepath.Join(p.State, "images") }
 func (p Paths) Kernels() string   { return filepath.Join(p.State, "kernels") }

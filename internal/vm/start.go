@@ -120,6 +120,7 @@ func (b *boot) image(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.sayEmulated(b.op, features)
 	b.vm, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.Runtime.ImageDigest, vm.Runtime.KernelDigest, vm.Runtime.Accel = r.ImageDigest, r.KernelDigest, features.Accel
 		vm.Spec.RootBytes = rootBytes
