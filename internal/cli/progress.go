@@ -32,6 +32,7 @@ type progress struct {
 	said   map[int]bool // steps that somebody who is no terminal was told of while they ran
 	warned int
 	live   bool // the last line on the terminal is unfinished
+	mute   bool // the operation is being undone: its steps are of no interest any more
 }
 
 func newProgress(w io.Writer, tty bool, now func() time.Time) *progress {
@@ -49,7 +50,7 @@ func (p *progress) update(op api.Operation) {
 		p.ended[i] = true
 		took := time.Duration(s.DurationMS) * time.Millisecond
 		p.clear()
-		if p.tty || took >= quiet {
+		if (p.tty || took >= quiet) && !p.mute {
 			fmt.Fprintf(p.w, "%s%-28s %s\n", p.label, printable(s.Name), config.FormatDuration(took))
 		}
 	}
@@ -77,7 +78,7 @@ func (p *progress) tick() {
 	for i >= 0 && p.op.Steps[i].EndedAt != nil {
 		i--
 	}
-	if i < 0 || p.op.State != api.OperationRunning {
+	if i < 0 || p.mute || p.op.State != api.OperationRunning {
 		return
 	}
 	s := p.op.Steps[i]
@@ -153,6 +154,7 @@ func (a *app) follow(ctx context.Context, c *client.Client, op api.Operation, la
 		case <-cancelled:
 			cancelled = nil
 			p.clear()
+			p.mute = true
 			a.note("cancelling and undoing ...")
 			if _, err := c.CancelOperation(a.hard, op.ID); err != nil {
 				return op, errors.Join(context.Cause(ctx), err)

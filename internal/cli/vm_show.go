@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -103,7 +104,14 @@ func mainWords(m *api.MainCommand) string {
 	if m == nil {
 		return ""
 	}
-	command := strings.Join(m.Argv, " ")
+	words := make([]string, len(m.Argv))
+	for i, w := range m.Argv {
+		words[i] = w
+		if w == "" || strings.ContainsAny(w, " \t\n\"'\\$") {
+			words[i] = strconv.Quote(w)
+		}
+	}
+	command := strings.Join(words, " ")
 	switch {
 	case m.EndedAt == nil:
 		return command + "  (running)"

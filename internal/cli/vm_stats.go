@@ -88,11 +88,19 @@ func (o *statsOptions) show(a *app, stats, last []api.VMStats) error {
 	if o.follow && isTerminal(a.Out) {
 		fmt.Fprint(a.Out, "\x1b[H\x1b[2J")
 	}
-	t := newTable("NAME", "CPU", "CPU TIME", "MEMORY", "GUEST USES", "DISK", "READ", "WRITTEN", "NET IN", "NET OUT")
+	heading := []string{"NAME", "CPU TIME", "MEMORY", "GUEST USES", "DISK", "READ", "WRITTEN", "NET IN", "NET OUT"}
+	if o.follow {
+		heading = append(heading, "CPU")
+	}
+	t := newTable(heading...)
 	for _, s := range stats {
-		t.add(s.Name, cpuShare(s, last), milliseconds(s.CPUMS), config.FormatSize(s.RSSBytes), config.FormatSize(s.GuestMemUsedBytes),
+		row := []string{s.Name, milliseconds(s.CPUMS), config.FormatSize(s.RSSBytes), config.FormatSize(s.GuestMemUsedBytes),
 			config.FormatSize(s.DiskUsedBytes), config.FormatSize(s.DiskReadBytes), config.FormatSize(s.DiskWriteBytes),
-			config.FormatSize(s.NetRxBytes), config.FormatSize(s.NetTxBytes))
+			config.FormatSize(s.NetRxBytes), config.FormatSize(s.NetTxBytes)}
+		if o.follow {
+			row = append(row, cpuShare(s, last))
+		}
+		t.add(row...)
 	}
 	return t.write(a.Out)
 }
