@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -93,13 +94,16 @@ func (s *Server) handler(route route) http.Handler {
 }
 
 func (s *Server) serve(c *call, route route) error {
-	if err := s.allow(c.ctx, route.access); err != nil {
-		return err
+	err := s.allow(c.ctx, route.access)
+	if err == nil && s.draining.Load() {
+		err = errStopping
 	}
-	if s.draining.Load() {
+	if errors.Is(err, errStopping) {
 		c.w.Header().Set(api.StoppingHeader, "true")
 		c.w.Header().Set("Connection", "close")
-		return errStopping
+	}
+	if err != nil {
+		return err
 	}
 	if err := checkQuery(c, route.query); err != nil {
 		return err
