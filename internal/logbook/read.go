@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -160,7 +161,9 @@ func (r *reader) copyNew() error {
 		return err
 	}
 	index, err := os.Open(r.index)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the VM has been deleted under its reader
+	} else if err != nil {
 		return err
 	}
 	defer index.Close()

@@ -77,12 +77,13 @@ func (r *Registry) List() []api.Operation {
 	return out
 }
 
-// CancelStarts cancels the starts of a VM that are under way: its "vm.start" and "vm.restart".
+// CancelStarts cancels the starts of a VM that are under way: its "vm.start" and "vm.restart", and the
+// "vm.ready" of a guest that comes up again by itself.
 func (r *Registry) CancelStarts(vmID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, o := range r.byID {
-		if o.vmID == vmID && (o.kind == "vm.start" || o.kind == "vm.restart") {
+		if o.vmID == vmID && (o.kind == "vm.start" || o.kind == "vm.restart" || o.kind == "vm.ready") {
 			o.Cancel()
 		}
 	}

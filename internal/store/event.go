@@ -32,9 +32,22 @@ func (t *tx) addEvent(ctx context.Context, e api.Event) error {
 	return mapError(err)
 }
 
+// LastEvent reads the newest event of a kind of one VM, which may be deleted by now.
+func (s *Store) LastEvent(ctx context.Context, vmID, kind string) (e api.Event, found bool, err error) {
+	events, err := s.events(ctx, `SELECT cursor, at, kind, vm_id, name, data FROM events WHERE vm_id = ? AND kind = ? ORDER BY cursor DESC LIMIT 1`, vmID, kind)
+	if err != nil || len(events) == 0 {
+		return e, false, err
+	}
+	return events[0], true, nil
+}
+
 // Events reads up to limit events after a cursor, in order.
 func (s *Store) Events(ctx context.Context, after int64, limit int) ([]api.Event, error) {
-	rows, err := s.db.QueryContext(ctx, `SELECT cursor, at, kind, vm_id, name, data FROM events WHERE cursor > ? ORDER BY cursor LIMIT ?`, after, limit)
+	return s.events(ctx, `SELECT cursor, at, kind, vm_id, name, data FROM events WHERE cursor > ? ORDER BY cursor LIMIT ?`, after, limit)
+}
+
+func (s *Store) events(ctx context.Context, query string, args ...any) ([]api.Event, error) {
+	rows, err := s.db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, mapError(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"banger/api"
 	"banger/api/agentapi"
 	"banger/internal/guest/ssh"
+	"banger/internal/operation"
 )
 
 // waitReady returns when the agent says that the guest is up, or the VMM has ended.
@@ -68,32 +69,40 @@ func (s *Service) bringUp(ctx context.Context, l *liveVM) error {
 	return nil
 }
 
-// bringUpAgain waits for a guest that reboots or was adopted half-way.
-func (s *Service) bringUpAgain(ctx context.Context, l *liveVM) {
-	unlock, err := s.locks.Lock(ctx, l.id)
-	if err != nil {
-		return
-	}
-	defer unlock()
-	ctx, cancel := context.WithTimeoutCause(ctx, s.ReadyTimeout, errNeverReady)
-	defer cancel()
-	if err = s.waitReady(ctx, l); err == nil {
-		err = s.bringUp(ctx, l)
-	}
-	if err == nil || errors.Is(err, errDaemonEnds) {
-		return
-	}
-	s.Log.Error("guest did not come up again", "vm", l.id, "error", err)
-	failure := &api.Failure{Code: api.CodeNotReady, Message: "the guest did not come up again: " + err.Error(), At: s.Now().UTC(), ConsoleTail: s.consoleTail(l.id)}
-	if _, err := s.update(context.WithoutCancel(ctx), l.id, func(vm *api.VM) ([]api.Event, error) {
+// bringUpAgain waits for a guest that reboots or was adopted half-way. It is an operation, so that who stops or
+// deletes the VM meanwhile cancels it instead of waiting for it.
+func (s *Service) bringUpAgain(l *liveVM) {
+	s.Operations.Start("vm.ready", l.id, func(ctx context.Context, op *operation.Operation) error {
+		op.SetResult(l.id)
+		return s.withLock(ctx, l.id, func() error {
+			if _, alive := s.vmAlive(l.id); !alive {
+				return nil
+			}
+			wctx, cancel := context.WithTimeoutCause(ctx, s.ReadyTimeout, errNeverReady)
+			defer cancel()
+			err := s.waitReady(wctx, l)
+			if err == nil {
+				err = s.bringUp(wctx, l)
+			}
+			if err == nil || context.Cause(ctx) != nil || api.CodeOf(err) == api.CodeCancelled || l.isGone() {
+				return err
+			}
+			return errors.Join(err, s.notUpAgain(context.WithoutCancel(ctx), l, err))
+		})
+	})
+}
+
+// notUpAgain keeps a VM whose guest did not come up for a look.
+func (s *Service) notUpAgain(ctx context.Context, l *liveVM, cause error) error {
+	failure := &api.Failure{Code: api.CodeNotReady, Message: "the guest did not come up again: " + cause.Error(), At: s.Now().UTC(), ConsoleTail: s.consoleTail(l.id)}
+	_, err := s.update(ctx, l.id, func(vm *api.VM) ([]api.Event, error) {
 		if vm.State == api.StateStarting {
 			vm.State = api.StateRunning
 		}
 		vm.LastError = failure
 		return nil, nil
-	}); err != nil {
-		s.Log.Error("cannot record that", "vm", l.id, "error", err)
-	}
+	})
+	return err
 }
 
 // personality is everything that makes this guest this guest.

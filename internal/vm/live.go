@@ -27,20 +27,25 @@ type liveVM struct {
 	clock sync.Once
 }
 
+// isGone reports whether the VMM has ended.
+func (l *liveVM) isGone() bool {
+	select {
+	case <-l.gone:
+		return true
+	default:
+		return false
+	}
+}
+
 // vmAlive is the one answer to "is it running": its VMM, known to this daemon, has not ended.
 func (s *Service) vmAlive(id string) (*liveVM, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l, ok := s.live[id]
-	if !ok {
+	if !ok || l.isGone() {
 		return nil, false
 	}
-	select {
-	case <-l.gone:
-		return nil, false
-	default:
-		return l, s.Host.Alive(l.instance.Process())
-	}
+	return l, s.Host.Alive(l.instance.Process())
 }
 
 // setLive makes a VMM known and watches it until it ends.
@@ -109,7 +114,7 @@ func (s *Service) happened(ctx context.Context, l *liveVM, e hypervisor.Event) {
 		}); err != nil {
 			log.Error("cannot record the reboot", "error", err)
 		}
-		s.goDo(func(ctx context.Context) { s.bringUpAgain(ctx, l) })
+		s.bringUpAgain(l)
 	case hypervisor.EventShutdown:
 		l.shutdown = true
 	case hypervisor.EventExited:

@@ -49,7 +49,7 @@ func (s *Service) reconcile(ctx context.Context, vm api.VM) error {
 	unlock()
 	switch {
 	case adopted != nil:
-		s.goDo(func(ctx context.Context) { s.bringUpAgain(ctx, adopted) })
+		s.bringUpAgain(adopted)
 	case err == nil && vm.Spec.AutoRemove:
 		return s.remove(ctx, vm.ID)
 	}

@@ -25,10 +25,7 @@ func (s *Service) Wait(ctx context.Context, ref, condition string) (api.WaitResu
 		changed := s.changes.Next()
 		now, err := s.Store.VM(ctx, vm.ID)
 		if api.CodeOf(err) == api.CodeNotFound {
-			if condition == "stopped" || vm.Main != nil && vm.Main.EndedAt != nil && condition == "exit" {
-				return api.WaitResult{Condition: condition, VM: vm, Main: vm.Main}, nil
-			}
-			return api.WaitResult{}, api.Errorf(api.CodeNotFound, "VM %s was deleted", vm.Name)
+			return s.waitedForDeleted(ctx, vm, condition)
 		} else if err != nil {
 			return api.WaitResult{}, err
 		}
@@ -49,6 +46,32 @@ func (s *Service) Wait(ctx context.Context, ref, condition string) (api.WaitResu
 			return api.WaitResult{}, errDaemonEnds
 		}
 	}
+}
+
+// waitedForDeleted answers from the events: a VM that is removed with its command's end may be gone
+// before anybody has read its record.
+func (s *Service) waitedForDeleted(ctx context.Context, vm api.VM, condition string) (api.WaitResult, error) {
+	result := api.WaitResult{Condition: condition, VM: vm, Main: vm.Main}
+	if condition == "stopped" {
+		return result, nil
+	}
+	ended, found, err := s.Store.LastEvent(ctx, vm.ID, "main.ended")
+	if err != nil {
+		return result, err
+	}
+	if !found || condition != "exit" {
+		return result, api.Errorf(api.CodeNotFound, "VM %s was deleted", vm.Name)
+	}
+	main := &api.MainCommand{StartedAt: ended.At}
+	if vm.Main != nil {
+		*main = *vm.Main
+	}
+	main.EndedAt, main.Signal, main.Error = &ended.At, ended.Data["signal"], ended.Data["error"]
+	if code, err := strconv.Atoi(ended.Data["exit_code"]); err == nil {
+		main.ExitCode = &code
+	}
+	result.Main = main
+	return result, nil
 }
 
 func describe(vm api.VM) string {
