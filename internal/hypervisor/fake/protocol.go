@@ -1,0 +1,70 @@
+package fake
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"banger/internal/hypervisor"
+)
+
+// The roles of the program, as its first argument.
+const (
+	roleVMM   = "fake-vmm"
+	roleGuest = "fake-guest"
+	roleHold  = "hold"
+)
+
+// machineSpec is what a VMM is told on its command line.
+type machineSpec struct {
+	Machine   hypervisor.Machine
+	Behaviour []string
+}
+
+func (s *machineSpec) does(word string) bool { return slices.Contains(s.Behaviour, word) }
+
+// The words of Options.Behaviour.
+const (
+	startFails  = "start-fails"
+	silent      = "silent"
+	neverReady  = "never-ready"
+	ignoresStop = "ignores-stop"
+	dies        = "dies"
+)
+
+func (h *Hypervisor) behaviour() []string {
+	if h.o.Behaviour == "" {
+		return nil
+	}
+	b, err := os.ReadFile(h.o.Behaviour)
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(b))
+}
+
+// request and message are the lines on the control socket. A request gets one message
+// that is no event.
+type request struct {
+	Do     string
+	Serial string
+	Bytes  int64
+}
+
+// What can be asked for.
+const (
+	doRun   = "run"
+	doGrow  = "grow"
+	doStats = "stats"
+)
+
+type message struct {
+	Event hypervisor.EventKind
+	At    time.Time
+	Error string
+	Stats map[string]hypervisor.DriveStats
+}
+
+var errLost = errors.New("the control connection was lost")
