@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"syscall"
 
 	"banger/api"
 )
@@ -26,13 +27,20 @@ type request struct {
 // do sends r and returns an answer that is a success; any other becomes an *api.Error.
 // The caller closes the answer's body.
 func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
-	for {
+	for again := false; ; again = true {
 		resp, err := c.try(ctx, r)
-		if !errors.Is(err, errStopping) || r.stream != nil {
+		if r.stream != nil || !errors.Is(err, errStopping) && (again || !unheard(err)) {
 			return resp, err
 		}
 		// The daemon has hidden its socket by now: the next try goes to the next daemon.
 	}
+}
+
+// unheard reports that the daemon ended (kill -9, a moment ago) without reading the request: a unix
+// socket says "reset" only while bytes of ours are unread, and "end of file" otherwise. Whatever
+// the request was, it has not been carried out, and may be sent to the next daemon.
+func unheard(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 func (c *Client) try(ctx context.Context, r request) (*http.Response, error) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 
 	"banger/api"
 )
@@ -35,12 +36,13 @@ func (c *Client) answerError(resp *http.Response) error {
 	if v := resp.Header.Get(api.VersionHeader); e.Code == api.CodeInvalid && e.Hint == "" && v != "" && v != api.Version {
 		e.Hint = restartHint
 	}
-	return elsewhere(e)
+	return elsewhere(e, resp.Request)
 }
 
-// elsewhere says that root may have the VM which this user does not have.
-func elsewhere(e *api.Error) *api.Error {
-	if e.Code != api.CodeNotFound || os.Geteuid() == 0 {
+// elsewhere says that root may have the VM which this user does not have. In a call about a path
+// it is the path that was not found, as a rule.
+func elsewhere(e *api.Error, r *http.Request) *api.Error {
+	if e.Code != api.CodeNotFound || os.Geteuid() == 0 || r == nil || !strings.HasPrefix(r.URL.Path, "/v1/vms/") || r.URL.Query().Has("path") {
 		return e
 	}
 	if _, err := os.Lstat(rootState); err != nil {
@@ -55,10 +57,11 @@ func streamError(line json.RawMessage) error {
 		Error *api.Error `json:"error"`
 		ID    string     `json:"id"` // an operation has an error of its own
 	}
-	if json.Unmarshal(line, &body) != nil || body.Error == nil || body.ID != "" {
+	_ = json.Unmarshal(line, &body) // what is no object is no error either
+	if body.Error == nil || body.ID != "" {
 		return nil
 	}
-	return elsewhere(body.Error)
+	return body.Error
 }
 
 // callError says why a call came to no answer.

@@ -78,12 +78,12 @@ func (c *Client) spawn(ctx context.Context) error {
 		defer stderr.Close()
 	}
 	err = cmd.Start()
-	theirs.Close()
+	_ = theirs.Close()
 	if err != nil {
 		return api.Errorf(api.CodeUnreachable, "cannot start %s: %w", program, err)
 	}
 	go cmd.Wait() //nolint:errcheck // only so that a daemon that refuses leaves no zombie.
-	stop := context.AfterFunc(ctx, func() { ready.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	line, err := bufio.NewReader(io.LimitReader(ready, 64<<10)).ReadString('\n')
 	if ctx.Err() != nil {

@@ -25,9 +25,9 @@ func (s *stream) Read(p []byte) (int, error) { return s.buf.Read(p) }
 // upgrade sends r and turns its connection into a stream. The end of ctx closes the
 // connection only while the daemon has not answered; after that it is the caller's.
 func (c *Client) upgrade(ctx context.Context, r request, token string) (*stream, error) {
-	for {
+	for again := false; ; again = true {
 		s, err := c.tryUpgrade(ctx, r, token)
-		if !errors.Is(err, errStopping) {
+		if !errors.Is(err, errStopping) && (again || !unheard(err)) {
 			return s, err
 		}
 	}
@@ -44,8 +44,8 @@ func (c *Client) tryUpgrade(ctx context.Context, r request, token string) (*stre
 	if err != nil {
 		return nil, c.callError(ctx, err)
 	}
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	resp, buf, err := exchange(conn, req)
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	resp, buf, err := exchange(conn, req) //nolint:bodyclose // the connection is the body, and becomes the stream
 	if !stop() && err == nil {
 		err = ctx.Err() // the deadline has been set behind our back
 	}

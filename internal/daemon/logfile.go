@@ -46,7 +46,7 @@ func (l *logFile) open() error {
 		return errors.Join(fmt.Errorf("cannot open the log: %w", err), f.Close())
 	}
 	if l.f != nil {
-		l.f.Close()
+		_ = l.f.Close() // the old one; what was written to it is there
 	}
 	l.f, l.size = f, info.Size()
 	return nil

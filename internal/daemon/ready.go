@@ -50,7 +50,7 @@ func (r *ready) say(line []byte) {
 
 func (r *ready) Close() {
 	if r.pipe != nil {
-		r.pipe.Close()
+		_ = r.pipe.Close()
 		r.pipe = nil
 	}
 }

@@ -25,7 +25,7 @@ func (s *socket) vanished(stop <-chan struct{}) error {
 		case <-stop:
 		case <-done:
 		}
-		f.Close()
+		_ = f.Close()
 	}()
 	const events = unix.IN_DELETE | unix.IN_MOVE | unix.IN_CREATE | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
 	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(s.path), events); err != nil && !errors.Is(err, unix.ENOENT) {
