@@ -108,14 +108,8 @@ func (s *Service) mmdebstrap(ctx context.Context, op *operation.Operation, mode,
 	if err := s.writeOverlay(overlay, b.Run); err != nil {
 		return err
 	}
-	// mmdebstrap keeps the root in TMPDIR, where without root its files belong to subordinate
-	// uids: neither can those pass through our own directories, nor can we remove what a killed
-	// build has left there. So it gets a directory in the system's, removed through mmdebstrap.
-	scratch, err := os.MkdirTemp("", "banger-image-*")
+	scratch, err := makeScratch()
 	if err != nil {
-		return diskError(err)
-	}
-	if err := os.Chmod(scratch, 0o711); err != nil {
 		return err
 	}
 	defer s.removeScratch(program, mode, scratch)
@@ -146,6 +140,9 @@ func (s *Service) mmdebstrap(ctx context.Context, op *operation.Operation, mode,
 		Stderr: &phases{op: op},
 	})
 	if err != nil {
+		if strings.Contains(err.Error(), "command failed: chroot \"$1\" /"+own+"/run") {
+			return api.Errorf(api.CodeInvalid, "the script failed, so there is no image: %w", err)
+		}
 		return s.runError(fmt.Errorf("cannot make a Debian root: %w", err))
 	}
 	return nil
@@ -195,6 +192,39 @@ func hasSubordinates(text, name string) bool {
 		}
 	}
 	return false
+}
+
+// makeScratch makes a directory for the root that mmdebstrap works on. Without root its files
+// belong to subordinate uids: neither can those pass through our own directories, nor can we
+// remove what a killed build has left there. So it is one that everybody can pass, and
+// removeScratch empties it through mmdebstrap.
+func makeScratch() (string, error) {
+	parent := "/var/tmp"
+	for _, p := range []string{os.TempDir(), "/tmp"} {
+		if passable(p) {
+			parent = p
+			break
+		}
+	}
+	dir, err := os.MkdirTemp(parent, "banger-image-*")
+	if err != nil {
+		return "", diskError(err)
+	}
+	return dir, os.Chmod(dir, 0o711)
+}
+
+// passable reports whether any user may go through a directory and all above it.
+func passable(dir string) bool {
+	for {
+		info, err := os.Stat(dir)
+		if err != nil || info.Mode().Perm()&0o001 == 0 {
+			return false
+		}
+		if dir == "/" || dir == "." {
+			return dir == "/"
+		}
+		dir = filepath.Dir(dir)
+	}
 }
 
 func (s *Service) removeScratch(program, mode, dir string) {

@@ -2,9 +2,13 @@ package image
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"io"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -68,4 +72,58 @@ func asUser(t *testing.T, uid, gid int, home, tests string) string {
 		t.Fatalf("as uid %d: %v\n%s", uid, err, out.String())
 	}
 	return out.String()
+}
+
+// TestLongDebianAsOrdinaryUser makes a user with subordinate ids, as adduser does, and builds as that user.
+func TestLongDebianAsOrdinaryUser(t *testing.T) {
+	need(t, os.Geteuid() == 0, "making a user needs root")
+	const name = "banger-test-image"
+	h := local.New()
+	run := func(program string, args ...string) error {
+		return h.Run(context.WithoutCancel(t.Context()), host.Command{Path: program, Args: args})
+	}
+	if err := run("useradd", "--create-home", "--base-dir", t.TempDir(), "--add-subids-for-system", "--system", name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := run("userdel", name); err != nil {
+			t.Error(err)
+		}
+	})
+	u, err := user.Lookup(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, err1 := strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	before := scratches(t)
+	out := asUser(t, uid, gid, u.HomeDir, "^(TestLongBuildDebian|TestLongDebianScriptFails)$")
+	t.Log(out)
+	if n := strings.Count(out, "--- PASS"); n != 2 {
+		t.Errorf("%d of 2 tests passed as %s", n, name)
+	}
+	if after := scratches(t); after != before {
+		t.Errorf("builds left directories behind: %d before, %d after", before, after)
+	}
+}
+
+func scratches(t *testing.T) int {
+	t.Helper()
+	left, err := filepath.Glob("/tmp/banger-image-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(left)
+}
+
+func TestSubordinates(t *testing.T) {
+	const text = "root:1:2\nann:100000:65536\nannabel:200000:65536\n\nbroken\n"
+	for name, want := range map[string]bool{"ann": true, "annabel": true, "anna": false, "broken": false, "": false} {
+		if hasSubordinates(text, name) != want {
+			t.Errorf("%q: not %v", name, want)
+		}
+	}
 }

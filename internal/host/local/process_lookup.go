@@ -34,6 +34,10 @@ func debianPackage(program string) string {
 		return "openssh-client"
 	case "dpkg-deb":
 		return "dpkg"
+	case "xz":
+		return "xz-utils"
+	case "zstd":
+		return "zstd"
 	}
 	return ""
 }
