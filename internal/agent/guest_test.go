@@ -213,10 +213,11 @@ func (g *guest) healthAfter(ok func(agentapi.Health) bool) agentapi.Health {
 	return agentapi.Health{}
 }
 
-// agentPID is the process that serves, not the one that looks after it.
+// agentPID is the process that serves: neither the one that looks after it, nor a child that has
+// its command line until it executes another program.
 func (g *guest) agentPID() string {
 	g.t.Helper()
-	return g.sh("for p in /proc/[0-9]*; do case \"$(tr '\\0' ' ' < $p/cmdline)\" in '@banger-agent '*) echo ${p#/proc/};; esac; done")
+	return g.sh("for p in /proc/[0-9]*; do case \"$(tr '\\0' ' ' < $p/cmdline)\" in '@banger-agent '*) echo ${p#/proc/};; esac; done 2>/dev/null | sort -n | head -1")
 }
 
 // qmpCommand sends one command to QEMU.

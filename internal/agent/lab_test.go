@@ -111,7 +111,7 @@ func busyboxRoot(t testing.TB) string {
 		t.Fatal(err)
 	}
 	put(t, filepath.Join(root, "bin/busybox"), string(data), 0o755)
-	for _, a := range strings.Fields("sh wc tr cut grep head tail awk ls cat stat mount reboot poweroff halt sleep kill ps id dd df ip hostname test readlink sync rm touch mkdir chmod ln modprobe date nohup top uptime") {
+	for _, a := range strings.Fields("sh sort wc tr cut grep head tail awk ls cat stat mount reboot poweroff halt sleep kill ps id dd df ip hostname test readlink sync rm touch mkdir chmod ln modprobe date nohup top uptime") {
 		if err := os.Symlink("busybox", filepath.Join(root, "bin", a)); err != nil {
 			t.Fatal(err)
 		}
@@ -133,7 +133,10 @@ func put(t testing.TB, path, data string, mode os.FileMode) {
 // modules.dep for busybox's modprobe.
 func (l lab) modulesDisk(t testing.TB) {
 	t.Helper()
-	ready := filepath.Join(filepath.Dir(l.kernel), "modules.ext4")
+	ready, err := filepath.Abs(filepath.Join(filepath.Dir(l.kernel), "modules.ext4"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := os.Stat(ready); err == nil {
 		if err := os.Symlink(ready, filepath.Join(l.dir, "modules.img")); err != nil {
 			t.Fatal(err)
