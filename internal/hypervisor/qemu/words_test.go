@@ -1,0 +1,133 @@
+package qemu
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"banger/internal/hypervisor"
+)
+
+func TestWordExit(t *testing.T) {
+	t.Parallel()
+	kill, abort, one := syscall.WaitStatus(9), syscall.WaitStatus(6), syscall.WaitStatus(1<<8)
+	for want, e := range map[string]exit{
+		"killed by banger": {killed: true, known: true, status: kill, oom: true},
+		"killed by the kernel: the host ran out of memory": {known: true, status: kill, oom: true},
+		"QEMU was ended by signal 9 (killed)":              {known: true, status: kill},
+		"QEMU was ended by signal 6 (aborted): bad thing":  {known: true, status: abort, stderr: "bad thing"},
+		"QEMU ended with exit code 1: no such disk":        {known: true, status: one, stderr: "no such disk"},
+		"the guest powered off":                            {known: true, off: true},
+		"QEMU ended":                                       {},
+		"QEMU is gone; the kernel was killing processes because the host ran out of memory": {oom: true},
+	} {
+		if got := wordExit(e); got != want {
+			t.Errorf("%+v: %q, want %q", e, got, want)
+		}
+	}
+}
+
+func TestLogTail(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "vmm.log")
+	if err := os.WriteFile(path, []byte("of an earlier start\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := tailFrom(path)
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("qemu-system-x86_64: warning: TCG doesn't support requested feature: x\n\nqemu-system-x86_64: -blockdev {}: no disk\nlast\xff\n"); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.lines(); got != "-blockdev {}: no disk; last?" {
+		t.Errorf("%q", got)
+	}
+	if got := l.last(); got != "last?" {
+		t.Errorf("%q", got)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/passwd", path); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.lines(); got != "" {
+		t.Errorf("a symbolic link was followed: %q", got)
+	}
+}
+
+func TestPunchFront(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "console.log")
+	line := []byte(strings.Repeat("x", 63) + "\n")
+	const size, keep = 4 << 20, 1 << 20
+	if err := os.WriteFile(path, bytes.Repeat(line, size/len(line)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := punchFront(path, keep); err != nil {
+		t.Skipf("no holes in this file system: %v", err)
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi.Size() != size {
+		t.Errorf("the size became %d: offsets are lost", fi.Size())
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); !ok || st.Blocks*512 > keep+(64<<10) {
+		t.Errorf("%d bytes are still on disk", st.Blocks*512)
+	}
+	b, err := readEnd(path, 0)
+	if err != nil || !bytes.HasSuffix(b, line) {
+		t.Errorf("the end is lost: %v", err)
+	}
+}
+
+func TestArguments(t *testing.T) {
+	t.Parallel()
+	m := hypervisor.Machine{
+		ID: "v1", Dir: "/state/a,b/v", CPUs: 2, MemoryBytes: 512 << 20, Kernel: "/k", Initramfs: "/i", Cmdline: "banger.init=none",
+		Drives: []hypervisor.Drive{
+			{Serial: "banger-root", Path: `/s/"a",b`, Format: "qcow2"},
+			{Serial: "banger-modules", Path: "/m", Format: "raw", ReadOnly: true},
+		},
+		NIC: &hypervisor.NIC{MAC: "52:54:00:00:00:01", Socket: "/state/a,b/v/n"},
+	}
+	f := &facts{Accel: "tcg", TSCKHz: 2_596_096, Options: []string{"acpi", "pit"}}
+	args, err := arguments(&m, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(args, "\n") + "\n"
+	for _, want := range []string{
+		"-S\n", "-machine\nmicrovm,memory-backend=mem,acpi=on,pit=off\n", "-accel\ntcg,tb-size=128\n", "-cpu\nmax,-erms,-fsrm\n",
+		"memory-backend-ram,id=mem,size=512M,reserve=off\n", "file,id=console,path=/state/a,,b/v/console.log,append=on\n",
+		"tsc_early_khz=2596096 banger.init=none\n", `"filename":"/s/\"a\",b"`, `"werror":"enospc"`, `"detect-zeroes":"unmap"`,
+		"stream,id=net0,server=off,addr.type=unix,addr.path=/state/a,,b/v/n\n", "netdev=net0,mac=52:54:00:00:00:01\n",
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no %q in\n%s", want, all)
+		}
+	}
+	// A QEMU with another feature set gets no option that it does not know; a read-only disk none for writing.
+	if strings.Contains(all, "suppress-vmdesc") {
+		t.Error("an option that this QEMU does not know")
+	}
+	if strings.Count(all, "werror") != 1 || strings.Count(all, `"read-only":true`) != 2 {
+		t.Errorf("the read-only drive: %s", all)
+	}
+	f = &facts{Accel: "kvm"}
+	if args, err = arguments(&m, f); err != nil {
+		t.Fatal(err)
+	}
+	all = strings.Join(args, "\n") + "\n"
+	if !strings.Contains(all, "-accel\nkvm\n") || !strings.Contains(all, "-cpu\nhost\n") || strings.Contains(all, "tsc_early_khz") {
+		t.Errorf("with KVM: %s", all)
+	}
+}
