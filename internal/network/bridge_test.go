@@ -390,3 +390,69 @@ func TestForwardingThatWasOnStaysOn(t *testing.T) {
 		t.Errorf("ip_forward was 1 before banger and is %s now", v)
 	}
 }
+
+// TestWhatTheHostOnlyForwards: services that are not the host's own sockets and still are none of a guest's business.
+func TestWhatTheHostOnlyForwards(t *testing.T) {
+	w := newWorld(t)
+	var metadata, published *answering
+	w.beyond.do(t, func() error {
+		if err := up("eth0", "169.254.169.254/32"); err != nil {
+			return err
+		}
+		metadata, published = answer(t, "169.254.169.254:80"), answer(t, uplinkBeyond+":7002")
+		return nil
+	})
+	const nat = "table ip publish {\n chain pre {\n type nat hook prerouting priority dstnat; policy accept;\n" +
+		"  ip daddr " + uplinkHost + " tcp dport 8080 dnat to " + uplinkBeyond + ":7002\n }\n}\n"
+	if err := errors.Join(addRoute("169.254.0.0/16", uplinkBeyond), w.host.ApplyRules(t.Context(), nat)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.host.ApplyRules(context.Background(), "delete table ip publish\n") })
+	n := New(w.o)
+	a, _ := w.pair(n)
+	for _, addr := range []string{"169.254.169.254:80", uplinkHost + ":8080"} {
+		if err := a.try(func() error { return call(addr, impatience) }); err == nil {
+			t.Errorf("a guest reaches %s", addr)
+		}
+	}
+	if got := append(metadata.seen(), published.seen()...); len(got) != 0 {
+		t.Errorf("reached from %q", got)
+	}
+	// They are there: without our rules they answer.
+	if err := call("169.254.169.254:80", patience); err != nil {
+		t.Error(err)
+	}
+	rest := "table ip nat2 {\n chain post {\n type nat hook postrouting priority srcnat; policy accept;\n oifname up0 masquerade\n }\n}\n"
+	if err := w.host.ApplyRules(t.Context(), removeRules("banger")+rest); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.host.ApplyRules(context.Background(), "delete table ip nat2\n") })
+	a.do(t, func() error { return call(uplinkHost+":8080", patience) })
+}
+
+func TestSegmentsFitTheUplink(t *testing.T) {
+	w := newWorld(t)
+	w.beyond.do(t, func() error { answer(t, "0.0.0.0:7002"); return nil })
+	n := New(w.o)
+	a, _ := w.pair(n)
+	uplink, err := netlink.LinkByName("up0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As when the way out changes to a VPN while guests run.
+	if err := netlink.LinkSetMTU(uplink, 1300); err != nil {
+		t.Fatal(err)
+	}
+	seen := newCapture(t, "up0")
+	a.do(t, func() error { return call(uplinkBeyond+":7002", patience) })
+	const mss = "\x02\x04"
+	for _, f := range seen.until(t, "hello") {
+		if i := bytes.Index(f, []byte(mss)); i > 50 && f[47]&0x12 == 2 { // SYN
+			if got := int(f[i+2])<<8 | int(f[i+3]); got != 1300-40 {
+				t.Errorf("segments of %d bytes are announced", got)
+			}
+			return
+		}
+	}
+	t.Error("no SYN was seen")
+}

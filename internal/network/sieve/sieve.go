@@ -107,7 +107,7 @@ func Run(vmm, passt net.Conn, p *Policy) error {
 	go func() { ended <- sift(passt, vmm, p.Out) }()
 	err := <-ended
 	_, _ = vmm.Close(), passt.Close()
-	<-ended
+	<-ended //nolint:errcheck // it fails because of that Close
 	return err
 }
 

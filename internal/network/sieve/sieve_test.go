@@ -3,6 +3,7 @@ package sieve
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -204,7 +205,7 @@ func TestRunCopiesInOrderAndEnds(t *testing.T) {
 		t.Fatalf("%v, %x", err, back)
 	}
 	_ = vmm.Close()
-	if err := <-ended; err != nil && err != io.ErrClosedPipe {
+	if err := <-ended; err != nil && !errors.Is(err, io.ErrClosedPipe) {
 		t.Error(err)
 	}
 	if _, err := passt.Read(make([]byte, 1)); err == nil {
