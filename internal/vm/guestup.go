@@ -12,8 +12,8 @@ import (
 	"banger/internal/operation"
 )
 
-// waitReady returns when the agent says that the guest is up, or the VMM has ended.
-func (s *Service) waitReady(ctx context.Context, l *liveVM) error {
+// whileItRuns runs fn with a context that ends with the VMM and with the daemon, and says which it was.
+func (s *Service) whileItRuns(ctx context.Context, l *liveVM, fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.life, func() { cancel(errDaemonEnds) })()
@@ -22,52 +22,68 @@ func (s *Service) waitReady(ctx context.Context, l *liveVM) error {
 	go func() {
 		select {
 		case <-l.gone:
-			cancel(api.Errorf(api.CodeInternal, "the VMM ended while the guest booted: %s", l.exit.Detail))
+			cancel(api.Errorf(api.CodeInternal, "the VMM ended while the guest came up: %s", l.exit.Detail))
 		case <-stop:
 		}
 	}()
-	if _, err := l.agent.WaitReady(ctx); err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			return cause
-		}
-		return err
+	err := fn(ctx)
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
+		return cause
 	}
-	return nil
+	return err
 }
 
-var errDaemonEnds = api.Errorf(api.CodeCancelled, "the daemon is being stopped")
+// waitAnswer returns when the agent answers for the first time.
+func (s *Service) waitAnswer(ctx context.Context, l *liveVM) error {
+	return s.whileItRuns(ctx, l, func(ctx context.Context) error {
+		_, err := l.agent.Health(ctx)
+		return err
+	})
+}
 
-// bringUp makes a guest that has booted the one machine that it is, lets it onto the
-// network, and says that it is ready. Called with the VM's lock held, after a start, a
-// reboot of the guest, and when an adopted VM turns out not to have come so far. Repeating it is harmless.
-func (s *Service) bringUp(ctx context.Context, l *liveVM) error {
+// personalise makes a guest that has booted the one machine that it is, and lets it onto the network once
+// it has confirmed its address. Repeating it is harmless.
+func (s *Service) personalise(ctx context.Context, l *liveVM) error {
 	vm, err := s.Store.VM(ctx, l.id)
 	if err != nil {
 		return err
 	}
-	health, err := l.agent.Health(ctx)
-	if err != nil {
-		return err
-	}
-	if !health.Personalised {
-		p, err := s.personality(vm)
+	return s.whileItRuns(ctx, l, func(ctx context.Context) error {
+		health, err := l.agent.Health(ctx)
 		if err != nil {
 			return err
 		}
-		if _, err := l.agent.Personalise(ctx, p); err != nil {
-			return err
+		if !health.Personalised {
+			p, err := s.personality(vm)
+			if err != nil {
+				return err
+			}
+			if _, err := l.agent.Personalise(ctx, p); err != nil {
+				return err
+			}
 		}
-	}
-	if err := s.joinNetwork(ctx, vm); err != nil {
+		return s.joinNetwork(ctx, vm)
+	})
+}
+
+// waitReady returns when the agent says that the guest is up, and says so in the record.
+func (s *Service) waitReady(ctx context.Context, l *liveVM) error {
+	if err := s.whileItRuns(ctx, l, func(ctx context.Context) error {
+		_, err := l.agent.WaitReady(ctx)
+		return err
+	}); err != nil {
 		return err
 	}
-	if vm, err = s.markReady(ctx, l); err != nil {
+	vm, err := s.markReady(ctx, l)
+	if err != nil {
 		return err
 	}
 	s.followMain(vm, l)
 	s.keepClock(l)
 	return nil
 }
+
+var errDaemonEnds = api.Errorf(api.CodeCancelled, "the daemon is being stopped")
 
 // bringUpAgain waits for a guest that reboots or was adopted half-way. It is an operation, so that who stops or
 // deletes the VM meanwhile cancels it instead of waiting for it.
@@ -80,9 +96,12 @@ func (s *Service) bringUpAgain(l *liveVM) {
 			}
 			wctx, cancel := context.WithTimeoutCause(ctx, s.ReadyTimeout, errNeverReady)
 			defer cancel()
-			err := s.waitReady(wctx, l)
+			err := s.waitAnswer(wctx, l)
 			if err == nil {
-				err = s.bringUp(wctx, l)
+				err = s.personalise(wctx, l)
+			}
+			if err == nil {
+				err = s.waitReady(wctx, l)
 			}
 			if err == nil || context.Cause(ctx) != nil || api.CodeOf(err) == api.CodeCancelled || l.isGone() {
 				return err

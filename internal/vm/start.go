@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"banger/api"
 	"banger/api/agentapi"
@@ -76,6 +77,7 @@ func (s *Service) startLocked(ctx context.Context, op *operation.Operation, id s
 		{"boot", b.boot},
 		{"guest", b.guest},
 		{"personalise", b.personalise},
+		{"ready", b.ready},
 	} {
 		if err := op.Step(ctx, step.name, step.run); err != nil {
 			b.cause = err
@@ -95,6 +97,7 @@ type boot struct {
 	live    *liveVM
 	cause   error
 	kept    bool
+	readyBy time.Time
 }
 
 // image makes sure that image, kernel and initramfs are there, and pins them in the record.
@@ -206,22 +209,38 @@ func (b *boot) boot(ctx context.Context) error {
 	return err
 }
 
-// guest waits for the agent's word. A guest that never says it is kept for a look.
+// guest waits for the agent's first answer.
 func (b *boot) guest(ctx context.Context) error {
-	wctx, cancel := context.WithTimeoutCause(ctx, b.ReadyTimeout, errNeverReady)
+	b.readyBy = b.Now().Add(b.ReadyTimeout)
+	return b.bounded(ctx, func(ctx context.Context) error { return b.waitAnswer(ctx, b.live) })
+}
+
+// personalise comes before anything else in the guest: beside systemd, PID 1 is held until then.
+func (b *boot) personalise(ctx context.Context) error {
+	return b.bounded(ctx, func(ctx context.Context) error { return b.Service.personalise(ctx, b.live) })
+}
+
+// ready waits for the agent's word that the guest is up.
+func (b *boot) ready(ctx context.Context) error {
+	return b.bounded(ctx, func(ctx context.Context) error { return b.waitReady(ctx, b.live) })
+}
+
+// bounded gives up when the guest is not ready in its time. Such a guest is kept for a look.
+func (b *boot) bounded(ctx context.Context, fn func(context.Context) error) error {
+	wctx, cancel := context.WithDeadlineCause(ctx, b.readyBy, errNeverReady)
 	defer cancel()
-	err := b.waitReady(wctx, b.live)
-	if errors.Is(context.Cause(wctx), errNeverReady) {
-		return b.neverReady(ctx)
+	err := fn(wctx)
+	if err != nil && errors.Is(context.Cause(wctx), errNeverReady) {
+		return b.neverReady(ctx, err)
 	}
 	return err
 }
 
 var errNeverReady = errors.New("the guest never became ready")
 
-func (b *boot) neverReady(ctx context.Context) error {
+func (b *boot) neverReady(ctx context.Context, cause error) error {
 	tail := b.consoleTail(b.vm.ID)
-	failure := api.Errorf(api.CodeNotReady, "the guest of VM %s did not become ready in %s; the end of its console:\n%s", b.vm.Name, b.ReadyTimeout, tail)
+	failure := api.Errorf(api.CodeNotReady, "the guest of VM %s did not become ready in %s (%w); the end of its console:\n%s", b.vm.Name, b.ReadyTimeout, cause, tail)
 	if b.vm.Spec.AutoRemove {
 		return failure
 	}
@@ -235,10 +254,6 @@ func (b *boot) neverReady(ctx context.Context) error {
 	return errors.Join(failure.WithHint("banger vm logs --console %s", b.vm.Name), err)
 }
 
-func (b *boot) personalise(ctx context.Context) error {
-	return b.bringUp(ctx, b.live)
-}
-
 // failed is the undo of a start: the record says so.
 func (b *boot) failed(ctx context.Context) error {
 	var failure *api.Failure
@@ -248,6 +263,9 @@ func (b *boot) failed(ctx context.Context) error {
 	_, err := b.stopped(ctx, b.vm.ID, "start failed", failure)
 	return err
 }
+
+// cmdline is for every guest: udev leaves eth0 its name, and the console holds what matters.
+const cmdline = "quiet net.ifnames=0 reboot=acpi"
 
 // machineOf is what the hypervisor needs to run this VM, and to find it again.
 func (s *Service) machineOf(ctx context.Context, vm api.VM) (hypervisor.Machine, error) {
@@ -263,7 +281,7 @@ func (s *Service) machineOf(ctx context.Context, vm api.VM) (hypervisor.Machine,
 	return hypervisor.Machine{
 		ID: vm.ID, Dir: p.Private(), UID: vm.Runtime.UID, GID: vm.Runtime.UID,
 		CPUs: vm.Spec.CPUs, MemoryBytes: vm.Spec.MemoryBytes,
-		Kernel: kernel.Vmlinuz, Initramfs: initramfs,
+		Kernel: kernel.Vmlinuz, Initramfs: initramfs, Cmdline: cmdline,
 		Drives: []hypervisor.Drive{
 			{Serial: agentapi.SerialRoot, Path: vm.Runtime.SystemOverlay, Format: s.Disks.Format()},
 			{Serial: agentapi.SerialModules, Path: kernel.ModulesDisk, Format: "raw", ReadOnly: true},
