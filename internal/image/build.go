@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -69,7 +70,7 @@ const maxDisk = 16 << 40
 
 // makeImage is what all root disks but imported ext4 files go through.
 func (s *Service) makeImage(ctx context.Context, op *operation.Operation, img api.Image, size int64,
-	fill func(ctx context.Context, u *unpacker, work string) error) (api.Image, error) {
+	fill func(ctx context.Context, u *unpacker, work string) error) (_ api.Image, err error) {
 	work, remove, err := s.tempDir("image")
 	if err != nil {
 		return img, err
@@ -84,7 +85,7 @@ func (s *Service) makeImage(ctx context.Context, op *operation.Operation, img ap
 	if err != nil {
 		return img, diskError(err)
 	}
-	defer u.close()
+	defer func() { err = errors.Join(err, u.close()) }()
 	if err := fill(ctx, u, work); err != nil {
 		return img, err
 	}

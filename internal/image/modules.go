@@ -4,20 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
 
-	"banger/api"
 	"banger/internal/host"
-	"banger/internal/image/initramfs"
 )
 
 // makeModules makes the modules' disk, whose root directory holds VERSION/, and beside it
 // boot/VERSION with what the initramfs needs of them.
-func (s *Service) makeModules(ctx context.Context, version, modules, work, object, disk string) error {
+func (s *Service) makeModules(ctx context.Context, version, modules, work, object, disk string) (err error) {
 	tree, base := filepath.Join(work, "tree"), filepath.Join(work, "base")
 	free, err := freeBytes(work)
 	if err != nil {
@@ -27,7 +24,7 @@ func (s *Service) makeModules(ctx context.Context, version, modules, work, objec
 	if err != nil {
 		return diskError(err)
 	}
-	defer u.close()
+	defer func() { err = errors.Join(err, u.close()) }()
 	u.owner = func(int, int) (int, int) { return 0, 0 }
 	if err := u.putDir(version, 0o755, s.Now()); err != nil {
 		return err
@@ -136,112 +133,4 @@ func (s *Service) findDepmod(ctx context.Context, work string) (program string, 
 		}
 	}
 	return "", nil, errors.New("the package kmod has no kmod in it")
-}
-
-// bootModules keeps what initramfs.Build wants to see of lib/modules/VERSION: the modules that it
-// loads by default with all they depend on, uncompressed, and the indexes.
-func bootModules(ctx context.Context, s *Service, from, to string) error {
-	if err := os.MkdirAll(to, 0o700); err != nil {
-		return diskError(err)
-	}
-	index, err := readModulesDep(filepath.Join(from, "modules.dep"))
-	if err != nil {
-		return err
-	}
-	for _, name := range []string{"modules.dep", "modules.alias", "modules.builtin", "modules.softdep"} {
-		f, err := os.Open(filepath.Join(from, name))
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(copyFile(filepath.Join(to, name), f), f.Close()); err != nil {
-			return err
-		}
-	}
-	for _, file := range index.closure(initramfs.DefaultModules()) {
-		if err := s.bootModule(ctx, filepath.Join(from, file), filepath.Join(to, file)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *Service) bootModule(ctx context.Context, from, to string) error {
-	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-		return diskError(err)
-	}
-	f, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	plain, done, err := s.decompress(ctx, f)
-	if err != nil {
-		return err
-	}
-	base, _, _ := strings.Cut(to, ".ko")
-	err = copyFile(base+".ko", plain)
-	if err == nil {
-		_, err = io.Copy(io.Discard, plain)
-	}
-	return errors.Join(err, done())
-}
-
-// dependencies is modules.dep: module name → its file, and file → all files it needs.
-type dependencies struct {
-	files map[string]string
-	needs map[string][]string
-}
-
-func readModulesDep(file string) (dependencies, error) {
-	d := dependencies{files: map[string]string{}, needs: map[string][]string{}}
-	text, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) {
-		return d, nil
-	}
-	if err != nil {
-		return d, err
-	}
-	for line := range strings.SplitSeq(string(text), "\n") {
-		name, rest, ok := strings.Cut(line, ":")
-		if !ok {
-			continue
-		}
-		needs := strings.Fields(rest)
-		for _, p := range append(needs, name) {
-			if !filepath.IsLocal(p) {
-				return d, api.Errorf(api.CodeInvalid, "%s names %q, which is outside of it", file, p)
-			}
-		}
-		base, _, _ := strings.Cut(path.Base(name), ".ko")
-		d.files[strings.ReplaceAll(base, "-", "_")] = name
-		d.needs[name] = needs
-	}
-	return d, nil
-}
-
-// closure is the files of the named modules and of all they need. One that is not there is built
-// in, or optional: initramfs.Build decides.
-func (d dependencies) closure(names []string) []string {
-	seen := map[string]bool{}
-	var out []string
-	add := func(file string) {
-		if !seen[file] {
-			seen[file] = true
-			out = append(out, file)
-		}
-	}
-	for _, name := range names {
-		file, ok := d.files[strings.TrimSuffix(name, "?")]
-		if !ok {
-			continue
-		}
-		add(file)
-		for _, need := range d.needs[file] {
-			add(need)
-		}
-	}
-	return out
 }

@@ -98,7 +98,7 @@ func (s *Service) filter(ctx context.Context, program string, r io.Reader) (io.R
 	ended := make(chan error, 1)
 	go func() {
 		err := s.Host.Run(ctx, host.Command{Path: path, Args: []string{"-d", "-c"}, Stdin: r, Stdout: pw})
-		pw.CloseWithError(err)
+		_ = pw.CloseWithError(err) // never fails
 		ended <- err
 	}()
 	finished := false
@@ -110,9 +110,9 @@ func (s *Service) filter(ctx context.Context, program string, r io.Reader) (io.R
 			if !finished {
 				// Given up half-way: what the program says of its closed pipe is no news.
 				cancel()
-				pr.Close()
+				err := pr.Close()
 				<-ended
-				return nil
+				return err
 			}
 			defer cancel()
 			if err := <-ended; err != nil {
