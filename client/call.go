@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"syscall"
 
 	"banger/api"
@@ -17,7 +18,7 @@ import (
 // request is one call. Body, if set, is sent as JSON; Stream as it is.
 type request struct {
 	method string
-	path   string
+	path   string // escaped
 	query  url.Values
 	body   any
 	stream io.Reader
@@ -69,8 +70,14 @@ func (r request) build(ctx context.Context) (*http.Request, error) {
 		}
 		body = bytes.NewReader(data)
 	}
-	u := url.URL{Scheme: "http", Host: "banger", Path: r.path, RawQuery: r.query.Encode()}
-	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), body)
+	if strings.Contains(r.path, "//") || strings.HasSuffix(r.path, "/") {
+		return nil, api.Errorf(api.CodeInvalid, "a name or id is empty")
+	}
+	target := "http://banger" + r.path
+	if len(r.query) > 0 {
+		target += "?" + r.query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, target, body)
 	if err != nil {
 		return nil, api.Errorf(api.CodeInvalid, "cannot make request: %w", err)
 	}
@@ -138,13 +145,13 @@ func lines[T any](ctx context.Context, c *Client, r request, fn func(T) error) e
 	}
 }
 
-// vmPath is the path of a VM, or of something of it. The reference is escaped by url.URL.
+// vmPath is the escaped path of a VM, or of something of it.
 func vmPath(ref string, rest ...string) string { return objectPath("/v1/vms/", ref, rest...) }
 
 func objectPath(kind, ref string, rest ...string) string {
-	p := kind + ref
-	for _, r := range rest {
-		p += "/" + r
+	ref = url.PathEscape(ref)
+	if ref == "." || ref == ".." {
+		ref = strings.ReplaceAll(ref, ".", "%2E") // or the daemon's router takes it for a step up
 	}
-	return p
+	return kind + strings.Join(append([]string{ref}, rest...), "/")
 }

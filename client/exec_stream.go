@@ -20,8 +20,9 @@ func (c *Client) exec(ctx context.Context, ref string, spec api.ExecSpec, stream
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	w := frame.NewWriter(conn)
-	if err := w.Control(api.Control{Type: api.ControlStart, Exec: &spec}); err != nil {
-		return api.ExecResult{}, c.callError(ctx, err)
+	// A spec too large for a frame is refused here; a connection that broke may hold the reason, so we read.
+	if err := w.Control(api.Control{Type: api.ControlStart, Exec: &spec}); api.CodeOf(err) == api.CodeInvalid {
+		return api.ExecResult{}, err
 	}
 	if spec.Stdin && streams.Stdin != nil {
 		go sendStdin(w, streams.Stdin)
