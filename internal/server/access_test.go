@@ -47,8 +47,9 @@ func needRoot(t *testing.T) {
 func TestPeers(t *testing.T) {
 	needRoot(t)
 	for _, c := range []struct {
-		daemon, caller uint32
-		want           string
+		daemon int
+		caller uint32
+		want   string
 	}{
 		{0, nobody, string(api.CodeDenied)},
 		{0, 0, "200 OK"},
@@ -56,8 +57,7 @@ func TestPeers(t *testing.T) {
 		{nobody, 0, "200 OK"},
 		{nobody, nobody - 1, string(api.CodeDenied)},
 	} {
-		s, socket := serve(t, route{"GET /x", owner, "", nil, answer(http.StatusOK, func(*call) ([]int, error) { return nil, nil })})
-		s.UID = int(c.daemon)
+		_, socket := serveAs(t, c.daemon, route{"GET /x", owner, "", nil, answer(http.StatusOK, func(*call) ([]int, error) { return nil, nil })})
 		for path, mode := range map[string]os.FileMode{filepath.Dir(socket): 0o755, socket: 0o666} {
 			if err := os.Chmod(path, mode); err != nil {
 				t.Fatal(err)

@@ -24,7 +24,13 @@ const patience = 20 * time.Second
 // serve opens a server with the routes given on a real socket.
 func serve(t *testing.T, routes ...route) (s *Server, socket string) {
 	t.Helper()
-	s = &Server{Services: Services{Log: slog.New(slog.DiscardHandler), UID: os.Geteuid()}, mux: http.NewServeMux(), ready: make(chan struct{})}
+	return serveAs(t, os.Geteuid(), routes...)
+}
+
+// serveAs takes the daemon to be of that uid.
+func serveAs(t *testing.T, uid int, routes ...route) (s *Server, socket string) {
+	t.Helper()
+	s = &Server{Services: Services{Log: slog.New(slog.DiscardHandler), UID: uid}, mux: http.NewServeMux(), ready: make(chan struct{})}
 	s.open(routes)
 	s.Ready()
 	return s, listen(t, s)
