@@ -34,17 +34,17 @@ type instance struct {
 }
 
 func (h *Hypervisor) connect(ctx context.Context, m hypervisor.Machine, p host.Process) (*instance, error) {
-	conn, pid, err := vmm.Connect(ctx, controlSocket(&m))
+	// A connection made before the VMM listens itself shows the daemon's pid, so that is not looked at.
+	conn, _, err := vmm.Connect(ctx, controlSocket(&m))
 	if err != nil {
 		return nil, errors.Join(err, errLost)
 	}
-	_ = pid // a connection made before the VMM listens shows the daemon's
 	life, finish := context.WithCancelCause(context.Background())
 	i := &instance{
 		h: h, m: m, p: p, life: life, finish: finish, conn: conn, events: vmm.NewEvents(),
 		turn: make(chan struct{}, 1), answers: make(chan message), read: make(chan struct{}),
 	}
-	i.guest = vmm.NewChannel(life, agentSocket(&m), vmm.RandomEpoch)
+	i.guest = vmm.NewChannel(life, agentSocket(&m), p.PID, vmm.RandomEpoch)
 	go i.receive()
 	return i, nil
 }

@@ -64,12 +64,13 @@ func (i *instance) reconnect(ctx context.Context) error {
 			i.pausedBy(diskFull, time.Now())
 		}
 	}
+	if err == nil {
+		err = i.setControl(c)
+	}
 	if err != nil {
 		_ = c.Close()
-		return err
 	}
-	i.setControl(c)
-	return nil
+	return err
 }
 
 // Find asks the control socket whose it is, and looks through all processes if that fails.

@@ -46,7 +46,7 @@ func newInstance(h *Hypervisor, m hypervisor.Machine, p host.Process, log *logTa
 		h: h, m: m, p: p, log: log, life: life, finish: finish,
 		queue: vmm.NewEvents(), oomKills: oomKills(),
 	}
-	i.guest = vmm.NewChannel(life, agentSocket(&m), h.epoch)
+	i.guest = vmm.NewChannel(life, agentSocket(&m), p.PID, h.epoch)
 	return i
 }
 
@@ -145,10 +145,15 @@ func (i *instance) currentControl() *qmp.Client {
 	return i.control
 }
 
-func (i *instance) setControl(c *qmp.Client) {
+// setControl fails when we have let go meanwhile: then nobody else would close c.
+func (i *instance) setControl(c *qmp.Client) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.life.Err() != nil {
+		return context.Cause(i.life)
+	}
 	i.control = c
+	return nil
 }
 
 // holdControl gets the control connection back when it breaks while QEMU lives.

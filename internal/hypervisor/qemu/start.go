@@ -26,6 +26,9 @@ func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record fun
 	if err != nil {
 		return nil, err
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, h.wrap(&m, "start", err)
+	}
 	log := tailFrom(vmmLog(&m))
 	p, err := h.spawn(&m, f)
 	if err != nil {

@@ -3,6 +3,7 @@ package vmm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ const redialPause = 100 * time.Millisecond
 // anew whenever the guest has rebooted or its agent was restarted.
 type Channel struct {
 	path  string
+	pid   int
 	epoch func() uint64
 	life  context.Context
 	// turn is held (filled) by the one caller that is connecting.
@@ -28,10 +30,12 @@ type Channel struct {
 	attempt context.CancelFunc
 }
 
-// NewChannel connects to nothing yet. life ends when the VMM does, or when it is let go;
-// its cause tells which. No two values of epoch may be alike, daemon restarts included.
-func NewChannel(life context.Context, path string, epoch func() uint64) *Channel {
-	return &Channel{path: path, epoch: epoch, life: life, turn: make(chan struct{}, 1)}
+// NewChannel connects to nothing yet. Only the VMM's process is accepted behind the socket,
+// which lies in a directory that the VMM can write: a link in its place could lead to another
+// guest. life ends when the VMM does, or when it is let go; its cause tells which. No
+// two values of epoch may be alike, daemon restarts included.
+func NewChannel(life context.Context, path string, pid int, epoch func() uint64) *Channel {
+	return &Channel{path: path, pid: pid, epoch: epoch, life: life, turn: make(chan struct{}, 1)}
 }
 
 // Open opens a stream, waiting for the agent until ctx ends or the VMM is gone.
@@ -108,9 +112,13 @@ func (c *Channel) dial(ctx context.Context) (*link.Session, error) {
 	c.mu.Lock()
 	c.attempt = cancel
 	c.mu.Unlock()
-	conn, err := dial(ctx, c.path)
+	conn, pid, err := Connect(ctx, c.path)
 	if err != nil {
 		return nil, err
+	}
+	if pid != c.pid {
+		_ = conn.Close()
+		return nil, fmt.Errorf("process %d listens on %s, not the VMM", pid, c.path)
 	}
 	s, err := link.Dial(ctx, conn, c.epoch())
 	if err != nil {

@@ -26,6 +26,7 @@ func Listen(path string) (*os.File, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
+	// Its directory is 0700; the socket's own mode is the umask's, which the daemon keeps at 077.
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
@@ -39,7 +40,7 @@ func Listen(path string) (*os.File, error) {
 	return f, nil
 }
 
-// removeStale unlinks an earlier VMM's socket, and refuses anything else.
+// removeStale unlinks the socket of a VMM that is gone, and refuses anything else.
 func removeStale(path string) error {
 	fi, err := os.Lstat(path)
 	switch {
@@ -49,6 +50,13 @@ func removeStale(path string) error {
 		return err
 	case fi.Mode().Type() != os.ModeSocket:
 		return fmt.Errorf("%s is in the way and is not a socket", path)
+	}
+	conn, err := net.Dial("unix", path)
+	if err == nil || errors.Is(err, unix.EAGAIN) { // accepted, or waiting in a full queue
+		if conn != nil {
+			_ = conn.Close()
+		}
+		return api.Errorf(api.CodeConflict, "a running VMM listens on %s", path)
 	}
 	return os.Remove(path)
 }
