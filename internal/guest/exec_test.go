@@ -281,11 +281,17 @@ func TestTerminal(t *testing.T) {
 		t.Errorf("after the resize: %q, %+v", out, c)
 	}
 
-	spec = api.ExecSpec{Argv: []string{"sh", "-c", `tty; test -t 0 && test -t 1 && test -t 2 && echo "$TERM" && cat >/dev/null; echo ctty; echo x > /dev/tty; kill -INT 0`}, TTY: true, Stdin: true}
-	s = open(t, a, spec)
-	if out := s.until("xterm-256color"); !strings.Contains(out, "/dev/pts/") {
-		t.Errorf("no terminal: %q", out)
+	spec = sh(`test -t 0 && test -t 1 && test -t 2 && tty && echo "$TERM" && echo controlling > /dev/tty`)
+	spec.TTY, spec.Stdin = true, true
+	if c, out := open(t, a, spec).end(); c.ExitCode != 0 || !strings.Contains(out, "/dev/pts/") || !strings.Contains(out, "xterm-256color\r\ncontrolling\r\n") {
+		t.Errorf("no terminal: %q, %+v", out, c)
 	}
+
+	s = open(t, a, api.ExecSpec{Argv: []string{"cat"}, TTY: true, Stdin: true})
+	if err := s.out.Write(frame.Stdin, []byte("hello\n")); err != nil {
+		t.Fatal(err)
+	}
+	s.until("hello\r\nhello\r\n")                               // the terminal's echo, and cat's
 	if err := s.out.Write(frame.Stdin, []byte{3}); err != nil { // ^C, through the terminal
 		t.Fatal(err)
 	}
@@ -376,13 +382,13 @@ func cgroups(t *testing.T) map[string]string {
 			continue
 		}
 		t.Cleanup(func() {
-			subs, _ := filepath.Glob(dir + "/*/")
-			for _, s := range subs {
-				_ = os.Remove(s)
-			}
-			if err := os.Remove(dir); err != nil {
-				t.Errorf("the cgroup is still in use: %v", err)
-			}
+			await(t, "the cgroup to be empty", func() bool {
+				subs, _ := filepath.Glob(dir + "/*/")
+				for _, s := range subs {
+					_ = os.Remove(s)
+				}
+				return os.Remove(dir) == nil
+			})
 		})
 		out["v2"] = dir
 		return out

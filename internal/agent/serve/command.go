@@ -49,8 +49,9 @@ type command struct {
 	// stdin is nil where the command has none. With a terminal, stdin and stdout are
 	// its master and stderr is nil.
 	stdin, stdout, stderr *os.File
-	// tty is the terminal's master, or nil.
-	tty *os.File
+	// tty is the terminal's master, or nil. slave is kept open until the command has ended: a
+	// program that closes its stdin and stdout before it ends would otherwise end the terminal.
+	tty, slave *os.File
 	// exited is closed when the command's own process has ended; state is set by then.
 	exited chan struct{}
 	state  *os.ProcessState
@@ -121,10 +122,10 @@ func (c *command) connect(spec api.ExecSpec, who user) (theirs []*os.File, err e
 		if os.Geteuid() == 0 {
 			_ = slave.Chown(who.uid, -1)
 		}
-		c.tty, c.stdin, c.stdout = master, master, master
+		c.tty, c.slave, c.stdin, c.stdout = master, slave, master, master
 		c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = slave, slave, slave
 		c.cmd.SysProcAttr.Setctty, c.cmd.SysProcAttr.Ctty = true, 0
-		return []*os.File{slave}, nil
+		return nil, nil
 	}
 	add := func(f *os.File) *os.File { theirs = append(theirs, f); return f }
 	if spec.Stdin {
@@ -148,7 +149,7 @@ func (c *command) connect(spec api.ExecSpec, who user) (theirs []*os.File, err e
 }
 
 func (c *command) closeOurs() {
-	for _, f := range []*os.File{c.stdin, c.stdout, c.stderr} {
+	for _, f := range []*os.File{c.stdin, c.stdout, c.stderr, c.slave} {
 		if f != nil {
 			_ = f.Close()
 		}
@@ -157,6 +158,9 @@ func (c *command) closeOurs() {
 
 func (c *command) wait() {
 	_ = c.cmd.Wait()
+	if c.slave != nil {
+		_ = c.slave.Close()
+	}
 	c.state = c.cmd.ProcessState
 	c.group.leaderEnded()
 	close(c.exited)

@@ -98,10 +98,11 @@ func hold(dir string) error {
 	}
 	ready()
 
-	var pumps, drains sync.WaitGroup
-	pumps.Go(func() { pump(c.stdout, c.exited, logs[0].append) })
+	var pumps sync.WaitGroup
+	var drained [2]<-chan struct{}
+	pumps.Go(func() { drained[0] = pump(c.stdout, c.exited, logs[0].append) })
 	if c.stderr != nil {
-		pumps.Go(func() { pump(c.stderr, c.exited, logs[1].append) })
+		pumps.Go(func() { drained[1] = pump(c.stderr, c.exited, logs[1].append) })
 	}
 	res := c.await(time.Duration(exec.TimeoutMS)*time.Millisecond, nil)
 	pumps.Wait()
@@ -110,7 +111,11 @@ func hold(dir string) error {
 		s.State, s.EndedAt = agentapi.SessionExited, &now
 		s.ExitCode, s.Signal, s.TimedOut = res.exitCode, res.signal, res.timedOut
 	})
-	drains.Wait()
+	for _, d := range drained { // children that live on must not lose their stdout
+		if d != nil {
+			<-d
+		}
+	}
 	return err
 }
 

@@ -18,8 +18,10 @@ const maxAfterExit = 1 << 20
 // pump hands what comes out of r to write until r ends, or the command has exited and all that was
 // in r at that time is read. From then on a child that still holds the other end
 // may write in vain: it is read, and thrown away, until nobody has it any more.
-// An error of write only stops the writing: a command must not be blocked by it.
-func pump(r *os.File, exited <-chan struct{}, write func([]byte) error) {
+// An error of write only stops the writing: a command must not be blocked by it. The channel
+// that is returned is closed when that last reading has ended too.
+func pump(r *os.File, exited <-chan struct{}, write func([]byte) error) (drained <-chan struct{}) {
+	done := make(chan struct{})
 	read := make(chan struct{})
 	go func() {
 		select {
@@ -42,8 +44,10 @@ func pump(r *os.File, exited <-chan struct{}, write func([]byte) error) {
 		}
 		if err != nil { // end-of-file; EIO of a terminal that nobody has open
 			close(read)
+			<-exited // closing a terminal kills those who have it
 			_ = r.Close()
-			return
+			close(done)
+			return done
 		}
 	}
 	close(read)
@@ -57,9 +61,11 @@ func pump(r *os.File, exited <-chan struct{}, write func([]byte) error) {
 		left -= n
 	}
 	go func() {
+		defer close(done)
 		_, _ = io.Copy(io.Discard, onlyReader{r})
 		_ = r.Close()
 	}()
+	return done
 }
 
 // onlyReader hides WriteTo, which would splice into a pipe of its own.
