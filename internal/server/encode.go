@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -68,8 +69,11 @@ func wireError(err error) *api.Error {
 func encode(v any) ([]byte, error) {
 	out := reflect.New(reflect.TypeOf(v)).Elem()
 	tidy(out, reflect.ValueOf(v))
-	data, err := json.Marshal(out.Interface())
-	return append(data, '\n'), err
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false) // people read this too
+	err := enc.Encode(out.Interface())
+	return buf.Bytes(), err
 }
 
 // tidy copies src to dst, never sharing what it changes.
