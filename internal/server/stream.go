@@ -32,6 +32,9 @@ func (c *call) lines(fn func(line func(any) error) error) error {
 		return flush()
 	}
 	err := fn(send)
+	if err == nil && c.ctx.Err() != nil {
+		err = context.Cause(c.ctx) // cut off is not the end
+	}
 	switch {
 	case err == nil:
 		open()
