@@ -383,7 +383,7 @@ func cgroups(t *testing.T) map[string]string {
 		}
 		t.Cleanup(func() {
 			await(t, "the cgroup to be empty", func() bool {
-				subs, _ := filepath.Glob(dir + "/*/")
+				subs, _ := filepath.Glob(dir + "/exec-*")
 				for _, s := range subs {
 					_ = os.Remove(s)
 				}

@@ -230,6 +230,7 @@ func (c *command) end(ask ...syscall.Signal) {
 		select {
 		case <-look.C:
 			if c.ended() && c.group.empty() {
+				c.group.remove()
 				return
 			}
 			continue
