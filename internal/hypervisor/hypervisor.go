@@ -79,6 +79,13 @@ type Hypervisor interface {
 	// Adopt takes up a VMM that an earlier daemon started. It fails when p is not alive,
 	// or is not the VMM of m (by its command line and socket), and then changes nothing.
 	Adopt(ctx context.Context, m Machine, p host.Process) (Instance, error)
+	// Thaw starts a VMM whose guest goes on from f, with its network device's link down: whoever personalises the
+	// guest calls SetLink after that. record and errors are as for Start. The error has code conflict when the state was
+	// made by something that this VMM, machine or host cannot continue; Stamp says what differs.
+	Thaw(ctx context.Context, m Machine, f Frozen, record func(host.Process) error) (Instance, error)
+	// Stamp is all that must be the same for a state frozen from m to be thawed: the VMM's exact version and
+	// arguments, the accelerator, the CPU. Paths, names and addresses are not in it.
+	Stamp(ctx context.Context, m Machine) (Stamp, error)
 	// Find looks for a running VMM of m when its process id is not known.
 	Find(ctx context.Context, m Machine) (host.Process, bool)
 }
@@ -93,6 +100,14 @@ type Instance interface {
 	Kill(ctx context.Context) error
 	// GrowDrive tells the running guest that a drive has the new, larger size.
 	GrowDrive(ctx context.Context, serial string, bytes int64) error
+	// Freeze writes the guest's state while it stands still; see Freeze's fields for what becomes of it then. On error
+	// the guest runs on as it did before, on the same disks, and no file is left.
+	Freeze(ctx context.Context, f Freeze) (FreezeResult, error)
+	// Pause stops the guest's CPUs and Resume lets them go on; repeating either is no error.
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+	// SetLink plugs the guest's network cable in or out.
+	SetLink(ctx context.Context, up bool) error
 	// Events delivers what happens to the guest, in order; closed when the VMM is gone.
 	// The caller reads until it is closed.
 	Events() <-chan Event
@@ -122,4 +137,52 @@ type Event struct {
 	Kind   EventKind
 	Detail string
 	At     time.Time
+}
+
+// Freeze says how to freeze a guest.
+type Freeze struct {
+	// Dir exists and is empty. It gets the file FrozenDevice (the VMM's device state) and one of FrozenMemory and FrozenPages.
+	Dir string
+	// Whole writes all of the guest's memory as FrozenMemory, a sparse image that clones map privately: a
+	// template. Otherwise what the guest does not share with the memory image it was thawed from is written as FrozenPages.
+	Whole bool
+	// Overlays, by drive serial, are empty copy-on-write layers whose base is that drive's present file; the guest goes on
+	// on them, so that the present files never change again. Each exists and can be opened by the VMM's uid or is handed over open.
+	Overlays map[string]string
+	// Resume lets the guest go on; otherwise it is left standing, for the caller to kill.
+	Resume bool
+}
+
+// FreezeResult tells what a freeze cost.
+type FreezeResult struct {
+	// StoodStill is from the guest's last instruction before to its first one after; 0 without Resume.
+	StoodStill time.Duration
+	// MemoryBytes is how much memory was written.
+	MemoryBytes int64
+}
+
+// Frozen is a guest at rest, as Freeze left it.
+type Frozen struct {
+	// Device is the path of FrozenDevice.
+	Device string
+	// Memory is the image to map privately; empty for a guest that was not thawed from one.
+	Memory string
+	// Pages is the path of FrozenPages, to be put over Memory; empty for a template itself.
+	Pages string
+}
+
+// Files that Freeze writes.
+const (
+	FrozenDevice = "device"
+	FrozenMemory = "memory"
+	FrozenPages  = "pages"
+)
+
+// Stamp is a list of facts in a fixed order.
+type Stamp []Fact
+
+// Fact is one thing that a frozen state depends on.
+type Fact struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
 }
