@@ -1,6 +1,9 @@
 package config
 
-import "path/filepath"
+import (
+	"path/filepath"
+	"strings"
+)
 
 // SystemState and SystemRuntime are root's directories, where a user who looks for
 // root's machines is sent.
@@ -48,6 +51,24 @@ func (p Paths) Temp() string { return filepath.Join(p.State, "tmp") }
 // ForwardRecord says what the host's ip_forward was before banger turned it on; there only as long as it is.
 func (p Paths) ForwardRecord() string { return filepath.Join(p.State, "ip_forward.json") }
 
+// Templates holds a directory per frozen ready machine, and one per build under way.
+func (p Paths) Templates() string { return filepath.Join(p.State, "templates") }
+
+// Template is the paths of one template.
+func (p Paths) Template(id string) TemplatePaths {
+	return TemplatePaths{filepath.Join(p.Templates(), id)}
+}
+
+// TemplateBuild is where a template is made: a VM's directory, with the sealed files beside it.
+func (p Paths) TemplateBuild(id string) VMPaths {
+	return VMPaths{Dir: filepath.Join(p.Templates(), id+buildSuffix)}
+}
+
+const buildSuffix = ".build"
+
+// BuildOf is the id of the template that a directory in Templates is the build of.
+func (p Paths) BuildOf(name string) (id string, ok bool) { return strings.CutSuffix(name, buildSuffix) }
+
 // VMs holds a directory per VM.
 func (p Paths) VMs() string { return filepath.Join(p.State, "vms") }
 
@@ -59,6 +80,14 @@ func (p Paths) KnownHosts() string { return filepath.Join(p.SSH, "known_hosts") 
 
 // SSHConfig is what `ssh-config --install` includes into the user's own.
 func (p Paths) SSHConfig() string { return filepath.Join(p.SSH, "config") }
+
+// TemplatePaths are the files of one template, all 0444 in a 0711 directory.
+type TemplatePaths struct{ Dir string }
+
+// Root and Work are the disks that clones' disks lie on: the root as it was frozen, and a
+// work disk that a guest has formatted and nobody has used.
+func (t TemplatePaths) Root() string { return filepath.Join(t.Dir, "root") }
+func (t TemplatePaths) Work() string { return filepath.Join(t.Dir, "work") }
 
 // VMPaths are the files of one VM. Sockets have one-letter names, since a socket's path
 // may have 107 bytes only.
@@ -90,3 +119,6 @@ func (v VMPaths) Console() string       { return filepath.Join(v.Private(), "con
 func (v VMPaths) VMMLog() string        { return filepath.Join(v.Private(), "vmm.log") }
 func (v VMPaths) RootDisk() string      { return filepath.Join(v.Private(), "root") }
 func (v VMPaths) WorkDisk() string      { return filepath.Join(v.Private(), "work") }
+
+// Frozen holds the state of a suspended VM; it is written under another name first.
+func (v VMPaths) Frozen() string { return filepath.Join(v.Dir, "frozen") }

@@ -8,8 +8,10 @@ import "context"
 type Spec struct {
 	// Path is where it goes; its directory exists, it does not.
 	Path string
-	// Base is a sealed raw image that shows through; empty for an empty disk.
+	// Base is a sealed image that shows through; empty for an empty disk.
 	Base string
+	// BaseFormat is "raw" (also when empty) or the driver's own Format.
+	BaseFormat string
 	// SizeBytes is the size that the guest sees, a multiple of 512, at least the base's.
 	SizeBytes int64
 	// UID and GID will own the file (mode 0600); 0 means the daemon's own.
