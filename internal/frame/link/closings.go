@@ -3,6 +3,7 @@ package link
 import (
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 )
 
 // closings tells streams that their peer has closed as soon as that arrives, although
@@ -14,10 +15,20 @@ type closings struct {
 	head [12]byte
 	have int    // bytes of head
 	skip uint32 // bytes of data still to come
+	// thawed: the epoch ended, or is about to end, because the guest was thawed.
+	thawed atomic.Bool
 
 	mu    sync.Mutex // protects the following
-	chans map[uint32]chan struct{}
+	peers map[uint32]*peer
 	over  bool
+}
+
+// peer is what is known of the other end of one stream.
+type peer struct {
+	// gone is closed when it has closed the stream, or the session has ended.
+	gone chan struct{}
+	// left: it has closed the stream; set before gone is closed.
+	left atomic.Bool
 }
 
 const flagsEnd = 0x4 | 0x8 // FIN, RST
@@ -47,39 +58,41 @@ func (c *closings) see(p []byte) {
 	}
 }
 
-// of returns the channel that is closed when the peer has closed the stream.
-func (c *closings) of(id uint32) chan struct{} {
+// of returns the other end of a stream.
+func (c *closings) of(id uint32) *peer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.get(id)
 }
 
-func (c *closings) get(id uint32) chan struct{} {
-	ch, ok := c.chans[id]
+func (c *closings) get(id uint32) *peer {
+	p, ok := c.peers[id]
 	if !ok {
-		if c.chans == nil {
-			c.chans = map[uint32]chan struct{}{}
+		if c.peers == nil {
+			c.peers = map[uint32]*peer{}
 		}
-		ch = make(chan struct{})
-		c.chans[id] = ch
+		p = &peer{gone: make(chan struct{})}
+		c.peers[id] = p
 		if c.over {
-			close(ch)
+			close(p.gone)
 		}
 	}
-	return ch
+	return p
 }
 
 func (c *closings) ended(id uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	closeOnce(c.get(id))
+	p := c.get(id)
+	p.left.Store(true)
+	p.end()
 }
 
 // forget is called when both sides have closed.
 func (c *closings) forget(id uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.chans, id)
+	delete(c.peers, id)
 }
 
 // all ends every stream, those to come included: there is no peer any more.
@@ -87,16 +100,16 @@ func (c *closings) all() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.over = true
-	for _, ch := range c.chans {
-		closeOnce(ch)
+	for _, p := range c.peers {
+		p.end()
 	}
 }
 
-// closeOnce is called with mu held.
-func closeOnce(ch chan struct{}) {
+// end is called with closings.mu held.
+func (p *peer) end() {
 	select {
-	case <-ch:
+	case <-p.gone:
 	default:
-		close(ch)
+		close(p.gone)
 	}
 }

@@ -31,8 +31,19 @@ type Session struct {
 // guest that is still booting answers once its agent runs. On error conn is closed;
 // otherwise Close of the session closes it.
 func Dial(ctx context.Context, conn io.ReadWriteCloser, epoch uint64) (*Session, error) {
+	return begin(ctx, conn, epoch, 0)
+}
+
+// DialThawed is Dial for the first session with a guest that has just been thawed: the streams
+// that it remembers were lost to the thaw, and not because somebody has let go of them.
+// Whoever fails with it tries again with it, until there has been a session.
+func DialThawed(ctx context.Context, conn io.ReadWriteCloser, epoch uint64) (*Session, error) {
+	return begin(ctx, conn, epoch, helloThawed)
+}
+
+func begin(ctx context.Context, conn io.ReadWriteCloser, epoch uint64, flags byte) (*Session, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	rest, err := greet(conn, epoch)
+	rest, err := greet(conn, epoch, flags)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -54,14 +65,18 @@ func Dial(ctx context.Context, conn io.ReadWriteCloser, epoch uint64) (*Session,
 }
 
 // greet says HELLO until it is answered, and returns the bytes read beyond the answer.
-func greet(conn io.ReadWriter, epoch uint64) ([]byte, error) {
+func greet(conn io.ReadWriter, epoch uint64, flags byte) ([]byte, error) {
 	nonce := make([]byte, nonceSize)
 	if _, err := rand.Read(nonce); err != nil {
 		return nil, err
 	}
 	answered := make(chan struct{})
 	said := make(chan error, 1)
-	go func() { said <- hello(conn, appendRecord(nil, kindHello, epoch, nonce), answered) }()
+	rec := appendRecord(nil, kindHello, epoch, nonce)
+	if flags != 0 {
+		rec = appendRecord(nil, kindHello, epoch, nonce, []byte{flags})
+	}
+	go func() { said <- hello(conn, rec, answered) }()
 
 	// The answer is searched for as a string of bytes, not as a record: before it may stand
 	// the beginning of a record whose rest never comes.

@@ -8,7 +8,7 @@
 // records (magic, kind, length of at most 16 KiB, epoch, CRC32C, payload), and a
 // reader that loses its place looks for the next record that checks.
 //
-//	host → guest   16 KiB of 0xFF (ends whatever half record the guest holds), HELLO(epoch, nonce)
+//	host → guest   16 KiB of 0xFF (ends whatever half record the guest holds), HELLO(epoch, nonce, flags)
 //	guest → host   ACK(epoch, nonce); the host throws away all that comes before it
 //	both           DATA(epoch): the bytes of one yamux session
 //	guest → host   BYE: the agent has just started, or knows nothing of this epoch
@@ -16,6 +16,11 @@
 // The guest serves one epoch at a time: a HELLO with another epoch or nonce ends
 // every stream of the one before. BYE ends the host's session, so a host learns at
 // once that the guest has rebooted or that its agent was restarted.
+//
+// The flag "thawed" of a HELLO (DialThawed) tells the guest why: its host, and the streams that it
+// remembers, belong to the guest that it was when it was frozen. Nobody has let go of them, so
+// what is done on their behalf goes on (a stream's Thawed). Without it the host's end has gone, with
+// everybody who held a stream: a client that left, or a daemon that was killed.
 //
 // There is no keep-alive, since an idle guest must be idle, and no time-out on
 // writes, since a paused guest must not lose its streams.

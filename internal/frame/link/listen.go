@@ -73,15 +73,19 @@ func (l *listener) take(rec record) {
 	cur := l.current.Load()
 	switch rec.kind {
 	case kindHello:
-		if len(rec.payload) != nonceSize {
+		if len(rec.payload) < nonceSize {
 			return
 		}
-		fresh := cur == nil || cur.epoch != rec.epoch || !bytes.Equal(cur.nonce, rec.payload)
+		nonce, flags := rec.payload[:nonceSize], rec.payload[nonceSize:]
+		fresh := cur == nil || cur.epoch != rec.epoch || !bytes.Equal(cur.nonce, nonce)
 		if fresh {
 			if cur != nil {
+				if len(flags) > 0 && flags[0]&helloThawed != 0 {
+					cur.peers.thawed.Store(true)
+				}
 				cur.drop()
 			}
-			cur = l.begin(rec.epoch, bytes.Clone(rec.payload))
+			cur = l.begin(rec.epoch, bytes.Clone(nonce))
 		}
 		ack := appendRecord(nil, kindAck, rec.epoch, cur.nonce)
 		go func() {

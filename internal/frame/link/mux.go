@@ -70,8 +70,7 @@ type stream struct {
 	closed atomic.Bool
 	rmu    sync.Mutex // held while reading from the Stream
 	peers  *closings
-	// peer is closed when the peer has closed: writing is then in vain.
-	peer chan struct{}
+	peer   *peer
 }
 
 func newStream(st *yamux.Stream, c *closings) *stream {
@@ -80,7 +79,11 @@ func newStream(st *yamux.Stream, c *closings) *stream {
 
 // PeerClosed is closed as soon as it is known that the peer has closed the stream, or the
 // session has ended. What it sent before can still be read.
-func (s *stream) PeerClosed() <-chan struct{} { return s.peer }
+func (s *stream) PeerClosed() <-chan struct{} { return s.peer.gone }
+
+// Thawed reports, once PeerClosed is closed or reading has failed, that the peer has not let go of
+// the stream: this guest has been thawed, and the stream is that of the guest that it was.
+func (s *stream) Thawed() bool { return s.peers.thawed.Load() && !s.peer.left.Load() }
 
 func (s *stream) Read(p []byte) (int, error) {
 	s.rmu.Lock()
@@ -106,7 +109,7 @@ func (s *stream) Write(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	select {
-	case <-s.peer:
+	case <-s.peer.gone:
 		return 0, syscall.EPIPE
 	default:
 	}

@@ -28,6 +28,11 @@ const (
 	kindBye
 )
 
+// Flags of a HELLO, a byte behind its nonce that may be left out.
+const (
+	helloThawed = 1 // the guest has been thawed since the epoch before
+)
+
 // preambleSize is enough filler to complete any half record, whatever length it claims.
 const preambleSize = maxPayload
 

@@ -1,0 +1,116 @@
+package link
+
+import (
+	"io"
+	"net"
+	"testing"
+	"time"
+)
+
+// thawedStream is what Listen's streams tell of a thaw.
+type thawedStream interface {
+	net.Conn
+	PeerClosed() <-chan struct{}
+	Thawed() bool
+}
+
+// accepted opens a stream and returns both its ends.
+func accepted(t *testing.T, s *Session, l net.Listener) (host net.Conn, guest thawedStream) {
+	t.Helper()
+	host, err := s.Open(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := host.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	guest = c.(thawedStream)
+	if _, err := io.ReadFull(guest, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	return host, guest
+}
+
+func peerClosed(t *testing.T, c thawedStream) {
+	t.Helper()
+	select {
+	case <-c.PeerClosed():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the stream has not ended")
+	}
+}
+
+func TestThawedStreamsHaveNotBeenLetGo(t *testing.T) {
+	for _, thawed := range []bool{true, false} {
+		host, guest := wire(t)
+		l := Listen(guest)
+		defer l.Close()
+		first, err := Dial(within(t), again(t, host), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		let, letGuest := accepted(t, first, l)
+		_, kept := accepted(t, first, l)
+		_ = let.Close() // a client that leaves before the freeze
+		peerClosed(t, letGuest)
+		_ = first.Close()
+
+		greet := Dial
+		if thawed {
+			greet = DialThawed
+		}
+		second, err := greet(within(t), again(t, host), 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		peerClosed(t, kept)
+		if kept.Thawed() != thawed {
+			t.Errorf("a stream that was open: thawed %v, want %v", kept.Thawed(), thawed)
+		}
+		if letGuest.Thawed() {
+			t.Error("a stream whose peer had left counts as lost to the thaw")
+		}
+		_, next := accepted(t, second, l)
+		if next.Thawed() {
+			t.Error("a stream of the new epoch counts as lost to the thaw")
+		}
+		if thawed { // the next daemon is an ordinary one
+			_ = second.Close()
+			if _, err := Dial(within(t), again(t, host), 3); err != nil {
+				t.Fatal(err)
+			}
+			peerClosed(t, next)
+			if next.Thawed() {
+				t.Error("a killed daemon counts as a thaw")
+			}
+		}
+	}
+}
+
+func TestHelloOfBothLengths(t *testing.T) {
+	// What comes behind the flags is for a later version.
+	host, guest := wire(t)
+	echo(t, Listen(guest))
+	rec := appendRecord(nil, kindHello, 5, make([]byte, nonceSize), []byte{helloThawed, 0, 7})
+	if _, err := host.Write(rec); err != nil {
+		t.Fatal(err)
+	}
+	want := appendRecord(nil, kindAck, 5, make([]byte, nonceSize))
+	rr := newRecordReader(host, nil)
+	for {
+		got, err := rr.next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.kind == kindAck {
+			if string(appendRecord(nil, got.kind, got.epoch, got.payload)) != string(want) {
+				t.Fatalf("the answer is %+v", got)
+			}
+			return
+		}
+	}
+}
