@@ -1,9 +1,6 @@
 package config
 
-import (
-	"path/filepath"
-	"strings"
-)
+import "path/filepath"
 
 // SystemState and SystemRuntime are root's directories, where a user who looks for
 // root's machines is sent.
@@ -51,7 +48,7 @@ func (p Paths) Temp() string { return filepath.Join(p.State, "tmp") }
 // ForwardRecord says what the host's ip_forward was before banger turned it on; there only as long as it is.
 func (p Paths) ForwardRecord() string { return filepath.Join(p.State, "ip_forward.json") }
 
-// Templates holds a directory per frozen ready machine, and one per build under way.
+// Templates holds a directory per frozen ready machine.
 func (p Paths) Templates() string { return filepath.Join(p.State, "templates") }
 
 // Template is the paths of one template.
@@ -59,17 +56,7 @@ func (p Paths) Template(id string) TemplatePaths {
 	return TemplatePaths{filepath.Join(p.Templates(), id)}
 }
 
-// TemplateBuild is where a template is made: a VM's directory, with the sealed files beside it.
-func (p Paths) TemplateBuild(id string) VMPaths {
-	return VMPaths{Dir: filepath.Join(p.Templates(), id+buildSuffix)}
-}
-
-const buildSuffix = ".build"
-
-// BuildOf is the id of the template that a directory in Templates is the build of.
-func (p Paths) BuildOf(name string) (id string, ok bool) { return strings.CutSuffix(name, buildSuffix) }
-
-// VMs holds a directory per VM.
+// VMs holds a directory per VM, and one per template that is being built.
 func (p Paths) VMs() string { return filepath.Join(p.State, "vms") }
 
 // VM is the paths of one VM. Its directory belongs to the daemon; Private within it to the VMM.
@@ -86,6 +73,9 @@ type TemplatePaths struct{ Dir string }
 
 // Root and Work are the disks that clones' disks lie on: the root as it was frozen, and a
 // work disk that a guest has formatted and nobody has used.
+func (t TemplatePaths) Device() string { return filepath.Join(t.Dir, "device") }
+func (t TemplatePaths) Memory() string { return filepath.Join(t.Dir, "memory") }
+
 func (t TemplatePaths) Root() string { return filepath.Join(t.Dir, "root") }
 func (t TemplatePaths) Work() string { return filepath.Join(t.Dir, "work") }
 

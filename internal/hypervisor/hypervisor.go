@@ -44,9 +44,19 @@ type Drive struct {
 	ReadOnly bool
 }
 
-// NIC is a virtio network device. Exactly one of Tap and Socket is set.
+// NICKind is what a network device is connected to. A state that was frozen with one kind thaws with that only.
+type NICKind string
+
+// The kinds of a NIC.
+const (
+	NICTap    NICKind = "tap"
+	NICSocket NICKind = "socket"
+)
+
+// NIC is a virtio network device. Tap or Socket is set, as Kind says.
 type NIC struct {
-	MAC string
+	Kind NICKind
+	MAC  string
 	// Tap is an open tap descriptor; Start hands it to the VMM and leaves it open for the caller to close.
 	Tap *os.File
 	// Socket is the path of a unix stream socket with length-prefixed frames (passt).

@@ -31,6 +31,18 @@ func (s *Store) TemplateByKey(ctx context.Context, key string) (t api.Template, 
 	return list[0], true, nil
 }
 
+// Template reads one template by its whole id.
+func (s *Store) Template(ctx context.Context, id string) (api.Template, error) {
+	list, err := s.templates(ctx, `SELECT record FROM templates WHERE id = ?`, id)
+	if err != nil {
+		return api.Template{}, err
+	}
+	if len(list) == 0 {
+		return api.Template{}, api.Errorf(api.CodeNotFound, "no template %q", id).WithHint("banger template list")
+	}
+	return list[0], nil
+}
+
 // Templates reads all templates, discarded ones too.
 func (s *Store) Templates(ctx context.Context) ([]api.Template, error) {
 	return s.templates(ctx, `SELECT record FROM templates ORDER BY record ->> 'created_at', id`)
