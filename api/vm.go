@@ -20,7 +20,9 @@ const (
 	StateStarting State = "starting" // a start is under way
 	StateRunning  State = "running"  // its VMM runs; see VM.Ready for the guest
 	StateStopping State = "stopping" // a stop is under way
-	StateDeleting State = "deleting" // being removed; finished at the next daemon start if cut off
+	StateSuspended State = "suspended" // no process; memory is frozen on disk, and a start goes on from there
+	StatePaused    State = "paused"    // its VMM runs, its CPUs stand still
+	StateDeleting  State = "deleting"  // being removed; finished at the next daemon start if cut off
 )
 
 // NetKind is how a VM is connected.
@@ -79,6 +81,12 @@ type VMRuntime struct {
 	UID int `json:"uid"`
 	// SSHHostKey is the guest's public host key as in known_hosts: "ssh-ed25519 AAAA…".
 	SSHHostKey string `json:"ssh_host_key"`
+	// RootTemplateID and WorkTemplateID are the templates that the disks lie on; empty for none. A clone's memory lies on
+	// the root's template too.
+	RootTemplateID string `json:"root_template_id"`
+	WorkTemplateID string `json:"work_template_id"`
+	// Thawed is true while it runs from a template or a suspended state rather than from a boot.
+	Thawed bool `json:"thawed"`
 	// MachineID is the guest's /etc/machine-id, 32 hex digits.
 	MachineID string `json:"machine_id"`
 }
@@ -140,6 +148,16 @@ type VMCreate struct {
 	Spec     VMSpec `json:"spec"`
 	// Start asks for the VM to be started in the same operation.
 	Start bool `json:"start"`
+	// Cold boots it rather than thawing a template.
+	Cold bool `json:"cold"`
+}
+
+// VMStart is POST /v1/vms/{ref}/start.
+type VMStart struct {
+	// Cold boots a VM rather than thawing a template.
+	Cold bool `json:"cold"`
+	// DiscardMemory starts a suspended VM as after a power cut: its frozen memory is thrown away.
+	DiscardMemory bool `json:"discard_memory"`
 }
 
 // VMUpdate is PATCH /v1/vms/{ref}; a null field stays as it is. Disks only grow.

@@ -110,5 +110,8 @@ func (v VMPaths) VMMLog() string        { return filepath.Join(v.Private(), "vmm
 func (v VMPaths) RootDisk() string      { return filepath.Join(v.Private(), "root") }
 func (v VMPaths) WorkDisk() string      { return filepath.Join(v.Private(), "work") }
 
-// Frozen holds the state of a suspended VM; it is written under another name first.
-func (v VMPaths) Frozen() string { return filepath.Join(v.Dir, "frozen") }
+// Frozen holds the state of a suspended VM. It is complete when it has this name: it is written as
+// FrozenNew, and renamed to FrozenUsed when the guest is about to go on from it.
+func (v VMPaths) Frozen() string     { return filepath.Join(v.Dir, "frozen") }
+func (v VMPaths) FrozenNew() string  { return filepath.Join(v.Dir, "frozen.new") }
+func (v VMPaths) FrozenUsed() string { return filepath.Join(v.Dir, "frozen.used") }

@@ -179,6 +179,9 @@ type Frozen struct {
 	Memory string
 	// Pages is the path of FrozenPages, to be put over Memory; empty for a template itself.
 	Pages string
+	// BeforeRun, if not nil, is called when the state is loaded and before the guest's first instruction: from then on
+	// the disks move away from the state. Its error ends the thaw with nothing left running.
+	BeforeRun func() error
 }
 
 // Files that Freeze writes.

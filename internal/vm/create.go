@@ -50,7 +50,7 @@ func (s *Service) Create(ctx context.Context, c api.VMCreate) (api.VM, *operatio
 		if created {
 			op.Undo("create", func(ctx context.Context) error { return s.remove(ctx, vm.ID) })
 		}
-		return s.start(ctx, op, vm.ID)
+		return s.start(ctx, op, vm.ID, api.VMStart{Cold: c.Cold})
 	})
 	return vm, op, created, nil
 }

@@ -17,19 +17,19 @@ import (
 	"banger/internal/operation"
 )
 
-// Start brings a stopped VM up. One that runs already is left as it is.
-func (s *Service) Start(ctx context.Context, ref string) (*operation.Operation, error) {
+// Start brings a stopped VM up, and lets a suspended one go on. One that runs already is left as it is.
+func (s *Service) Start(ctx context.Context, ref string, want api.VMStart) (*operation.Operation, error) {
 	vm, err := s.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	return s.Operations.Start("vm.start", vm.ID, func(ctx context.Context, op *operation.Operation) error {
-		return s.start(ctx, op, vm.ID)
+		return s.start(ctx, op, vm.ID, want)
 	}), nil
 }
 
 // start is the list of steps from a record to a running guest, each with its undo.
-func (s *Service) start(ctx context.Context, op *operation.Operation, id string) error {
+func (s *Service) start(ctx context.Context, op *operation.Operation, id string, want api.VMStart) error {
 	unlock, err := s.locks.Lock(ctx, id)
 	if err != nil {
 		return err
@@ -38,7 +38,7 @@ func (s *Service) start(ctx context.Context, op *operation.Operation, id string)
 	unlock = sync.OnceFunc(unlock)
 	op.Undo("lock", func(context.Context) error { unlock(); return nil })
 	op.SetResult(id)
-	kept, err := s.startLocked(ctx, op, id)
+	kept, err := s.startLocked(ctx, op, id, want)
 	if err == nil || kept {
 		op.Keep()
 		unlock()
@@ -47,13 +47,13 @@ func (s *Service) start(ctx context.Context, op *operation.Operation, id string)
 }
 
 // startLocked reports kept when the start failed but its VM is left for a look.
-func (s *Service) startLocked(ctx context.Context, op *operation.Operation, id string) (kept bool, err error) {
+func (s *Service) startLocked(ctx context.Context, op *operation.Operation, id string, want api.VMStart) (kept bool, err error) {
 	vm, err := s.Store.VM(ctx, id)
 	if err != nil {
 		return false, err
 	}
 	switch vm.State {
-	case api.StateRunning:
+	case api.StateRunning, api.StatePaused:
 		return false, nil
 	case api.StateDeleting:
 		return false, api.Errorf(api.CodeConflict, "VM %s is being deleted", vm.Name)
@@ -64,34 +64,51 @@ func (s *Service) startLocked(ctx context.Context, op *operation.Operation, id s
 	}); err != nil {
 		return false, err
 	}
-	b := boot{Service: s, op: op, vm: vm}
+	b := boot{Service: s, op: op, vm: vm, want: want}
 	op.Undo("state", b.failed)
+	err = b.run(ctx)
+	return b.kept, err
+}
 
-	for _, step := range []struct {
-		name string
-		run  func(context.Context) error
-	}{
-		{"image", b.image},
-		{"disks", b.disks},
-		{"network", b.network},
-		{"boot", b.boot},
-		{"guest", b.guest},
-		{"personalise", b.personalise},
-		{"ready", b.ready},
-	} {
-		if err := op.Step(ctx, step.name, step.run); err != nil {
+// run is the list of steps, chosen by what there is to start from: a suspended memory, a template for a root
+// that nobody has written yet, or a boot.
+func (b *boot) run(ctx context.Context) error {
+	if err := b.steps(ctx, step{"image", b.image}); err != nil {
+		return err
+	}
+	switch {
+	case b.vm.State == api.StateSuspended && !b.want.DiscardMemory:
+		return b.steps(ctx, step{"network", b.network}, step{"thaw", b.resume}, step{"personalise", b.renew}, step{"ready", b.ready})
+	case b.clonable():
+		return b.steps(ctx, step{"template", b.template}, step{"disks", b.disks}, step{"network", b.network}, step{"thaw", b.clone},
+			step{"personalise", b.personalise}, step{"ready", b.ready})
+	}
+	return b.steps(ctx, step{"disks", b.disks}, step{"network", b.network}, step{"boot", b.boot}, step{"guest", b.guest},
+		step{"personalise", b.personalise}, step{"ready", b.ready})
+}
+
+type step struct {
+	name string
+	run  func(context.Context) error
+}
+
+func (b *boot) steps(ctx context.Context, list ...step) error {
+	for _, s := range list {
+		if err := b.op.Step(ctx, s.name, s.run); err != nil {
 			b.cause = err
-			return b.kept, err
+			return err
 		}
 	}
-	return false, nil
+	return nil
 }
 
 // boot is one start under way. Each method is a step of it.
 type boot struct {
 	*Service
 	op      *operation.Operation
-	vm      api.VM
+	vm      api.VM // as it was before the start, but for what the steps decide
+	want    api.VMStart
+	base    api.Template // what a clone is thawed from
 	machine hypervisor.Machine
 	link    network.Link
 	live    *liveVM
@@ -124,6 +141,7 @@ func (b *boot) image(ctx context.Context) error {
 		return err
 	}
 	b.sayEmulated(b.op, features)
+	was := b.vm.State
 	b.vm, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.Runtime.ImageDigest, vm.Runtime.KernelDigest, vm.Runtime.Accel = r.ImageDigest, r.KernelDigest, features.Accel
 		vm.Spec.RootBytes = rootBytes
@@ -132,6 +150,7 @@ func (b *boot) image(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.vm.State = was
 	if err := b.admit(b.vm.Spec.MemoryBytes); err != nil {
 		return err
 	}
@@ -156,6 +175,14 @@ func (b *boot) disks(ctx context.Context) error {
 		UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID,
 	}
 	work := disk.Spec{Path: b.vm.Runtime.WorkDiskPath, SizeBytes: b.vm.Spec.DiskBytes, UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID}
+	if b.base.ID != "" {
+		t := b.Paths.Template(b.base.ID)
+		root.Base, root.BaseFormat = t.Root(), b.Disks.Format()
+		work.Base, work.BaseFormat = t.Work(), b.Disks.Format()
+		if err := b.lieOn(ctx, !exists(root.Path), !exists(work.Path)); err != nil {
+			return err
+		}
+	}
 	return errors.Join(b.ensureDisk(ctx, root), b.ensureDisk(ctx, work))
 }
 
@@ -175,7 +202,7 @@ func (b *boot) network(ctx context.Context) error {
 	if err := b.handles.Set(b.vm.ID, func(h *VMHandles) { h.TapDevice = g.Tap }); err != nil {
 		return err
 	}
-	b.op.Undo("network", func(ctx context.Context) error { return b.detachNetwork(ctx, b.vm) })
+	b.op.Undo("network", func(ctx context.Context) error { return errors.Join(b.link.Close(), b.detachNetwork(ctx, b.vm)) })
 	link, err := b.Network.Attach(ctx, g, func(p host.Process) error {
 		return b.handles.Set(b.vm.ID, func(h *VMHandles) { h.NetHelper = p })
 	})
@@ -183,19 +210,33 @@ func (b *boot) network(ctx context.Context) error {
 		return err
 	}
 	b.link = link
-	b.machine.NIC = &hypervisor.NIC{MAC: g.MAC, Tap: link.Tap, Socket: link.Socket}
+	b.machine.NIC = &hypervisor.NIC{Kind: nicKind(g.Kind), MAC: g.MAC, Tap: link.Tap, Socket: link.Socket}
 	return nil
+}
+
+func nicKind(k api.NetKind) hypervisor.NICKind {
+	if k == api.NetBridge {
+		return hypervisor.NICTap
+	}
+	return hypervisor.NICSocket
 }
 
 // boot starts the VMM.
 func (b *boot) boot(ctx context.Context) error {
-	defer b.link.Close()
-	instance, err := b.Hypervisor.Start(ctx, b.machine, func(p host.Process) error {
-		return b.handles.Set(b.vm.ID, func(h *VMHandles) { h.VMM = p })
-	})
+	instance, err := b.Hypervisor.Start(ctx, b.machine, b.recordVMM)
 	if err != nil {
 		return err
 	}
+	return b.running(ctx, instance, false)
+}
+
+// recordVMM puts the VMM's process on disk before it is used.
+func (b *boot) recordVMM(p host.Process) error {
+	return b.handles.Set(b.vm.ID, func(h *VMHandles) { h.VMM = p })
+}
+
+// running makes a started VMM the VM's.
+func (b *boot) running(ctx context.Context, instance hypervisor.Instance, thawed bool) error {
 	b.live = b.setLive(b.vm.ID, instance)
 	b.op.Undo("boot", func(ctx context.Context) error {
 		b.dropLive(b.live)
@@ -203,15 +244,17 @@ func (b *boot) boot(ctx context.Context) error {
 	})
 	now := b.Now().UTC()
 	_, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
-		vm.StartedAt, vm.StoppedAt, vm.Pending = &now, nil, []string{}
+		vm.StartedAt, vm.StoppedAt, vm.Pending, vm.Runtime.Thawed = &now, nil, []string{}, thawed
 		return []api.Event{{Kind: "vm.started"}}, nil
 	})
-	return err
+	if b.readyBy.IsZero() {
+		b.readyBy = b.Now().Add(b.ReadyTimeout)
+	}
+	return errors.Join(err, b.link.Close())
 }
 
 // guest waits for the agent's first answer.
 func (b *boot) guest(ctx context.Context) error {
-	b.readyBy = b.Now().Add(b.ReadyTimeout)
 	return b.bounded(ctx, func(ctx context.Context) error { return b.waitAnswer(ctx, b.live) })
 }
 
@@ -260,7 +303,10 @@ func (b *boot) failed(ctx context.Context) error {
 	if b.cause != nil && api.CodeOf(b.cause) != api.CodeCancelled && !errors.Is(b.cause, context.Canceled) {
 		failure = &api.Failure{Code: api.CodeOf(b.cause), Message: b.cause.Error(), At: b.Now().UTC(), ConsoleTail: b.consoleTail(b.vm.ID)}
 	}
-	_, err := b.stopped(ctx, b.vm.ID, "start failed", failure)
+	vm, err := b.stopped(ctx, b.vm.ID, "start failed", failure)
+	if err == nil && exists(b.Paths.VM(vm.ID).Frozen()) && b.vm.State == api.StateSuspended {
+		err = b.stillSuspended(ctx, failure)
+	}
 	return err
 }
 

@@ -37,7 +37,7 @@ func (s *Service) Restart(ctx context.Context, ref string, timeout time.Duration
 		if err := s.withLock(ctx, vm.ID, func() error { return s.stop(ctx, op, vm.ID, timeout) }); err != nil {
 			return err
 		}
-		return s.start(ctx, op, vm.ID)
+		return s.start(ctx, op, vm.ID, api.VMStart{})
 	}), nil
 }
 

@@ -1,0 +1,188 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"banger/api"
+	"banger/internal/config"
+	"banger/internal/durable"
+	"banger/internal/hypervisor"
+	"banger/internal/operation"
+)
+
+// suspended is what stands beside a suspended VM's frozen state, in suspended.json.
+type suspended struct {
+	// Stamp must be the same to thaw it.
+	Stamp hypervisor.Stamp `json:"stamp"`
+	// TemplateID is the template whose memory the pages lie on; empty for none.
+	TemplateID string    `json:"template_id"`
+	At         time.Time `json:"at"`
+}
+
+const suspendedFile = "suspended.json"
+
+func frozenFile(p config.VMPaths, name string) string { return filepath.Join(p.Frozen(), name) }
+
+func readSuspended(p config.VMPaths) (suspended, error) {
+	var s suspended
+	text, err := os.ReadFile(frozenFile(p, suspendedFile))
+	if err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal(text, &s)
+}
+
+// differences says what a state was frozen with that is otherwise now; empty if nothing is.
+func differences(was, is hypervisor.Stamp) string {
+	now := map[string]string{}
+	for _, f := range is {
+		now[f.Name] = f.Value
+	}
+	var out []string
+	for _, f := range was {
+		if now[f.Name] != f.Value {
+			out = append(out, fmt.Sprintf("%s %q (now %q)", f.Name, f.Value, now[f.Name]))
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// Suspend freezes a running VM to disk and gives its memory back. Its start goes on from there. In this
+// order, so that a power cut between any two steps loses at most the memory: the guest syncs; freeze; all files
+// on disk; rename; record; and only then the VMM ends.
+func (s *Service) Suspend(ctx context.Context, ref string) (*operation.Operation, error) {
+	vm, err := s.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if vm.State == api.StateStopped {
+		return nil, api.Errorf(api.CodeConflict, "VM %s is stopped", vm.Name).WithHint("banger vm start %s", vm.Name)
+	}
+	return s.Operations.Start("vm.suspend", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+		op.SetResult(vm.ID)
+		return s.withLock(ctx, vm.ID, func() error { return s.suspend(ctx, op, vm.ID) })
+	}), nil
+}
+
+func (s *Service) suspend(ctx context.Context, op *operation.Operation, id string) error {
+	vm, err := s.Store.VM(ctx, id)
+	if err != nil {
+		return err
+	}
+	if vm.State == api.StateSuspended {
+		return nil
+	}
+	_, l, err := s.agentOf(ctx, id)
+	if err != nil {
+		return err
+	}
+	m, err := s.machineOf(ctx, vm)
+	if err != nil {
+		return err
+	}
+	stamp, err := s.Hypervisor.Stamp(ctx, m)
+	if err != nil {
+		return err
+	}
+	p := s.Paths.VM(id)
+	if err := op.Step(ctx, "sync", func(ctx context.Context) error { return l.agent.Sync(ctx) }); err != nil {
+		return err
+	}
+	record := suspended{Stamp: stamp, At: s.Now().UTC()}
+	if vm.Runtime.Thawed {
+		record.TemplateID = vm.Runtime.RootTemplateID
+	}
+	if err := op.Step(ctx, "freeze", func(ctx context.Context) error { return s.freezeTo(ctx, l, p, record) }); err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx) // the state is complete: the rest is only carried out
+	if _, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+		vm.State, vm.Ready, vm.ReadyAt = api.StateSuspended, false, nil
+		return []api.Event{{Kind: "vm.suspended"}}, nil
+	}); err != nil {
+		// The record is what a start goes by: without it the state must not be, and the guest goes on.
+		return errors.Join(err, os.RemoveAll(p.Frozen()), l.instance.Resume(ctx))
+	}
+	return s.kill(ctx, id, "suspended")
+}
+
+// freezeTo leaves a complete state under its final name, with the guest standing; or no file, with the guest running.
+func (s *Service) freezeTo(ctx context.Context, l *liveVM, p config.VMPaths, record suspended) (err error) {
+	dir := p.FrozenNew()
+	if err := errors.Join(os.RemoveAll(dir), os.RemoveAll(p.Frozen()), os.Mkdir(dir, 0o700)); err != nil {
+		return err
+	}
+	stands := false
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(dir))
+			if stands {
+				err = errors.Join(err, l.instance.Resume(context.WithoutCancel(ctx)))
+			}
+		}
+	}()
+	if _, err := l.instance.Freeze(ctx, hypervisor.Freeze{Dir: dir}); err != nil {
+		return err
+	}
+	stands = true
+	text, err := json.Marshal(record)
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(filepath.Join(dir, suspendedFile), text, 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, p.Frozen()); err != nil {
+		return err
+	}
+	return durable.SyncDir(p.Dir)
+}
+
+// Pause stops a VM's CPUs; it keeps its memory and its place on the network.
+func (s *Service) Pause(ctx context.Context, ref string) (api.VM, error) {
+	return s.pausing(ctx, ref, api.StateRunning, api.StatePaused, "vm.paused", func(ctx context.Context, l *liveVM) error {
+		return l.instance.Pause(ctx)
+	})
+}
+
+// Unpause lets a paused VM go on, and sets its clock.
+func (s *Service) Unpause(ctx context.Context, ref string) (api.VM, error) {
+	return s.pausing(ctx, ref, api.StatePaused, api.StateRunning, "vm.unpaused", func(ctx context.Context, l *liveVM) error {
+		if err := l.instance.Resume(ctx); err != nil {
+			return err
+		}
+		return l.agent.SetClock(ctx, s.Now())
+	})
+}
+
+func (s *Service) pausing(ctx context.Context, ref string, from, to api.State, event string, fn func(context.Context, *liveVM) error) (api.VM, error) {
+	vm, err := s.Get(ctx, ref)
+	if err != nil {
+		return vm, err
+	}
+	err = s.withLock(ctx, vm.ID, func() error {
+		if vm, err = s.Store.VM(ctx, vm.ID); err != nil || vm.State == to {
+			return err
+		}
+		l, alive := s.vmAlive(vm.ID)
+		if vm.State != from || !alive {
+			return api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State).WithHint("banger vm start %s", vm.Name)
+		}
+		if err := fn(ctx, l); err != nil {
+			return err
+		}
+		vm, err = s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+			vm.State = to
+			return []api.Event{{Kind: event}}, nil
+		})
+		return err
+	})
+	return vm, err
+}

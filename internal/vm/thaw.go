@@ -1,0 +1,155 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"banger/api"
+	"banger/internal/hypervisor"
+	"banger/internal/template"
+)
+
+// clonable reports whether this start can thaw a template: nobody has written the root yet. The memory of a
+// template goes with the root that it was frozen with, so a root that has been in use can only be booted.
+func (b *boot) clonable() bool {
+	return !b.want.Cold && !exists(b.vm.Runtime.SystemOverlay)
+}
+
+// template finds or builds the template. Where none can be built the VM is booted, with a warning.
+func (b *boot) template(ctx context.Context) error {
+	w, err := b.templateWant(ctx)
+	if err != nil {
+		return err
+	}
+	t, err := b.Templates.Ensure(ctx, b.op, w)
+	if err != nil && context.Cause(ctx) == nil {
+		b.Log.Error("no template", "vm", b.vm.ID, "image", b.vm.Spec.Image, "error", err)
+		b.op.Warn("no template could be built, so the VM is booted: %v", err)
+		return nil
+	}
+	b.base = t
+	return err
+}
+
+func (b *boot) templateWant(ctx context.Context) (template.Want, error) {
+	img, err := b.Images.Image(ctx, b.vm.Runtime.ImageDigest)
+	if err != nil {
+		return template.Want{}, err
+	}
+	return template.Want{
+		Image: img, KernelDigest: b.vm.Runtime.KernelDigest, Root: b.Images.RootPath(img.Digest),
+		Modules: b.machine.Drives[1].Path, Kernel: b.machine.Kernel, Initramfs: b.machine.Initramfs, Cmdline: b.machine.Cmdline,
+		CPUs: b.vm.Spec.CPUs, MemoryBytes: b.vm.Spec.MemoryBytes, DiskBytes: b.vm.Spec.DiskBytes, RootBytes: b.vm.Spec.RootBytes,
+		Net: b.vm.Spec.Net,
+	}, nil
+}
+
+// lieOn records which template the disks will lie on, before they do.
+func (b *boot) lieOn(ctx context.Context, root, work bool) (err error) {
+	b.vm, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		if root {
+			vm.Runtime.RootTemplateID = b.base.ID
+		}
+		if work {
+			vm.Runtime.WorkTemplateID = b.base.ID
+		}
+		return nil, nil
+	})
+	return err
+}
+
+// clone thaws the template. One that does not thaw is discarded, and the VM is booted instead.
+func (b *boot) clone(ctx context.Context) error {
+	if b.base.ID == "" {
+		return errors.Join(b.boot(ctx), b.steps(ctx, step{"guest", b.guest}))
+	}
+	instance, err := b.Hypervisor.Thaw(ctx, b.machine, b.Templates.Frozen(b.base), b.recordVMM)
+	if err == nil {
+		return b.running(ctx, instance, true)
+	}
+	if context.Cause(ctx) != nil {
+		return err
+	}
+	b.op.Warn("the template did not thaw and is discarded, the VM is booted: %v", err)
+	if err := b.bootInstead(ctx, err); err != nil {
+		return err
+	}
+	return b.steps(ctx, step{"guest", b.guest})
+}
+
+// bootInstead gives the VM disks of its own again and boots it.
+func (b *boot) bootInstead(ctx context.Context, why error) error {
+	work := b.vm.Runtime.WorkTemplateID == b.base.ID && b.vm.StartedAt == nil // made by this very start
+	errs := []error{b.Disks.Delete(ctx, b.vm.Runtime.SystemOverlay)}
+	if work {
+		errs = append(errs, b.Disks.Delete(ctx, b.vm.Runtime.WorkDiskPath))
+	}
+	broken := b.base
+	b.base = api.Template{}
+	var err error
+	b.vm, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		vm.Runtime.RootTemplateID = ""
+		if work {
+			vm.Runtime.WorkTemplateID = ""
+		}
+		return nil, nil
+	})
+	errs = append(errs, err, b.Templates.Discard(ctx, broken, why, b.templateInUse(ctx)))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return errors.Join(b.disks(ctx), b.boot(ctx))
+}
+
+// resume thaws a suspended VM. What keeps it from being thawed changes nothing: its files stay, and the error
+// says both ways out.
+func (b *boot) resume(ctx context.Context) error {
+	p := b.Paths.VM(b.vm.ID)
+	stamp, err := b.Hypervisor.Stamp(ctx, b.machine)
+	if err != nil {
+		return err
+	}
+	frozen, err := readSuspended(p)
+	if err != nil {
+		return b.cannotResume(err)
+	}
+	if differ := differences(frozen.Stamp, stamp); differ != "" {
+		return b.cannotResume(fmt.Errorf("it was frozen with %s", differ))
+	}
+	f := hypervisor.Frozen{
+		Device: frozenFile(p, hypervisor.FrozenDevice), Pages: frozenFile(p, hypervisor.FrozenPages),
+		// Once the guest runs, its disks move away from the frozen memory, which must never be thawed again.
+		BeforeRun: func() error { return os.Rename(p.Frozen(), p.FrozenUsed()) },
+	}
+	if frozen.TemplateID != "" {
+		f.Memory = b.Paths.Template(frozen.TemplateID).Memory()
+	}
+	instance, err := b.Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
+	if api.CodeOf(err) == api.CodeConflict {
+		return b.cannotResume(err)
+	} else if err != nil {
+		return err
+	}
+	return errors.Join(b.running(ctx, instance, frozen.TemplateID != ""), os.RemoveAll(p.FrozenUsed()))
+}
+
+func (b *boot) cannotResume(why error) error {
+	return api.Errorf(api.CodeConflict, "the suspended VM %s cannot go on here: %w; bring back what differs, or give its memory up", b.vm.Name, why).
+		WithHint("banger vm start --discard-memory %s   # a boot as after a power cut; disks are kept", b.vm.Name)
+}
+
+// renew gives a thawed guest entropy and the time, and checks that it is still who it was.
+func (b *boot) renew(ctx context.Context) error {
+	return b.bounded(ctx, func(ctx context.Context) error { return b.Service.renew(ctx, b.live, thawedResume) })
+}
+
+// stillSuspended is the end of a start that changed nothing.
+func (b *boot) stillSuspended(ctx context.Context, failure *api.Failure) error {
+	_, err := b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		vm.State, vm.LastError, vm.StopReason = api.StateSuspended, failure, "suspended"
+		return []api.Event{{Kind: "vm.suspended"}}, nil
+	})
+	return err
+}
