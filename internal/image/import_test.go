@@ -34,7 +34,7 @@ func root(t testing.TB) []byte {
 		entry(tar.TypeReg, "usr/lib/systemd/systemd", "!"), entry(tar.TypeSymlink, "lib", "usr/lib"), entry(tar.TypeSymlink, "sbin", "usr/sbin"),
 		entry(tar.TypeSymlink, "usr/sbin/init", "/lib/systemd/systemd"), entry(tar.TypeReg, "usr/sbin/sshd", "!"), entry(tar.TypeReg, "usr/bin/git", "!"),
 		device(tar.TypeChar, "dev/null", 1, 3), entry(tar.TypeLink, "bin/ash", "bin/sh"),
-		tar.Header{Typeflag: tar.TypeFifo, Name: "pipe", Mode: 0o600}, entry(tar.TypeReg, "name with blank", "x"))
+		tar.Header{Typeflag: tar.TypeFifo, Name: "pipe", Mode: 0o600}, entry(tar.TypeReg, "name with blank", "x"), entry(tar.TypeReg, "-odd\nname \"'$(reboot)\x1b[1m", "x"))
 	// writeTar drops PAX records; a capability is one.
 	var b bytes.Buffer
 	able.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00" + strings.Repeat("\x00", 12)}
