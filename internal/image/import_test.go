@@ -86,6 +86,13 @@ func TestImportTar(t *testing.T) {
 				t.Errorf("%s: %s: no %q in\n%s", name, file, want, got)
 			}
 		}
+		if name == "plain" {
+			// The disk itself is looked into as any user's ext4 file would be.
+			facts, err := r.ext4Facts(t.Context(), disk)
+			if err != nil || facts.init != "systemd" || !facts.sshd || !facts.git {
+				t.Errorf("facts of the disk: %+v, %v", facts, err)
+			}
+		}
 		// A damaged archive leaves nothing.
 		if err := os.WriteFile(path, text[:len(text)*2/3], 0o600); err != nil {
 			t.Fatal(err)
@@ -195,6 +202,7 @@ func TestImportRefusals(t *testing.T) {
 		"empty file":      {"x", file("empty", nil), api.CodeInvalid},
 		"text":            {"x", file("text", []byte(strings.Repeat("no archive ", 1000))), api.CodeInvalid},
 		"no program":      {"x", file("docs.tar", writeTar(t, tar.Header{Typeflag: tar.TypeReg, Name: "readme", Mode: 0o644})), api.CodeInvalid},
+		"damaged ext4":    {"x", file("bad.ext4", append(super[:1024+4:1024+4], append([]byte{1, 0, 0, 0}, super[1024+8:]...)...)), api.CodeInvalid},
 		"cut-off ext4":    {"x", file("cut.ext4", super), api.CodeInvalid},
 		"damaged gzip":    {"x", file("bad.gz", []byte("\x1f\x8b\x08\x00nonsense and more of it")), api.CodeInvalid},
 		"damaged zstd":    {"x", file("bad.zst", []byte("\x28\xb5\x2f\xfdnonsense and more of it")), api.CodeInvalid},

@@ -126,11 +126,12 @@ func (s *Service) filter(ctx context.Context, program string, r io.Reader) (io.R
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	pr, pw := io.Pipe()
-	ended := make(chan error, 1)
+	var failure error // once ended is closed
+	ended := make(chan struct{})
 	go func() {
-		err := s.Host.Run(ctx, host.Command{Path: path, Args: []string{"-d", "-c"}, Stdin: r, Stdout: pw})
-		_ = pw.CloseWithError(err) // never fails
-		ended <- err
+		defer close(ended)
+		failure = s.Host.Run(ctx, host.Command{Path: path, Args: []string{"-d", "-c"}, Stdin: r, Stdout: pw})
+		_ = pw.CloseWithError(failure) // never fails
 	}()
 	finished := false
 	return readerFunc(func(p []byte) (int, error) {
@@ -146,8 +147,8 @@ func (s *Service) filter(ctx context.Context, program string, r io.Reader) (io.R
 				return err
 			}
 			defer cancel()
-			if err := <-ended; err != nil {
-				return api.Errorf(api.CodeInvalid, "the archive is damaged: %w", err)
+			if <-ended; failure != nil {
+				return api.Errorf(api.CodeInvalid, "the archive is damaged: %w", failure)
 			}
 			return nil
 		}, nil
