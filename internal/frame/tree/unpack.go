@@ -122,10 +122,13 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		}
 		return refuse(h.Name, "has no name")
 	}
+	if sparse(h) {
+		return refuse(h.Name, "is stored sparse (pack it without --sparse; zeros become holes here all the same)")
+	}
 	switch h.Typeflag {
 	case tar.TypeDir:
 		err = u.dir(name, h)
-	case tar.TypeReg, '\x00', tar.TypeGNUSparse, tar.TypeCont:
+	case tar.TypeReg, '\x00', tar.TypeCont:
 		err = u.file(name, h, body)
 	case tar.TypeSymlink:
 		err = u.symlink(name, h)
@@ -140,6 +143,20 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		return explain(h.Name, err)
 	}
 	return nil
+}
+
+// sparse members say in a few bytes that they have exabytes of zeros, which would have to
+// be counted one by one.
+func sparse(h *tar.Header) bool {
+	if h.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // clean turns a member's name into a path below the target.
