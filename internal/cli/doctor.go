@@ -33,7 +33,7 @@ func newDoctorCmd(a *app) *cobra.Command {
 					Detail: strings.Join(cfg.UnknownEnv, ", ") + ": banger knows no such variable", Hint: "banger config show lists those it knows"})
 			}
 			if a.json {
-				err = writeJSON(a.Out, slices.Concat([]api.Check{}, checks))
+				err = writeJSON(a.Out, append([]api.Check{}, checks...))
 			} else {
 				err = printChecks(a, checks)
 			}

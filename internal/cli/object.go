@@ -69,7 +69,7 @@ func (l objectList[T]) command(a *app) *cobra.Command {
 				return nil
 			}
 			if a.json {
-				return writeJSON(a.Out, slices.Concat([]T{}, objects))
+				return writeJSON(a.Out, append([]T{}, objects...))
 			}
 			t := newTable(l.heading...)
 			for _, o := range objects {

@@ -37,7 +37,7 @@ func newOperationListCmd(a *app) *cobra.Command {
 				ops = slices.DeleteFunc(ops, func(o api.Operation) bool { return o.State != api.OperationRunning })
 			}
 			if a.json {
-				return writeJSON(a.Out, slices.Concat([]api.Operation{}, ops))
+				return writeJSON(a.Out, append([]api.Operation{}, ops...))
 			}
 			t := newTable("ID", "KIND", "STATE", "VM", "STEP", "TOOK", "BEGUN")
 			for _, o := range ops {

@@ -67,7 +67,7 @@ func (o *listOptions) run(ctx context.Context, a *app) error {
 		}
 		return nil
 	case a.json:
-		return writeJSON(a.Out, slices.Concat([]api.VM{}, vms))
+		return writeJSON(a.Out, append([]api.VM{}, vms...))
 	}
 	t := newTable("ID", "NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "CREATED")
 	for _, vm := range vms {

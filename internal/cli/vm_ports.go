@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -25,7 +24,7 @@ func newPortsCmd(a *app) *cobra.Command {
 				return err
 			}
 			if a.json {
-				return writeJSON(a.Out, slices.Concat([]api.Port{}, ports))
+				return writeJSON(a.Out, append([]api.Port{}, ports...))
 			}
 			t := newTable("PORT", "PROTOCOL", "ADDRESS", "PROCESS", "REACH")
 			for _, p := range ports {

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -76,7 +75,7 @@ func (o *statsOptions) take(ctx context.Context, a *app, c *client.Client, refs 
 func (o *statsOptions) show(a *app, stats, last []api.VMStats) error {
 	if a.json {
 		if !o.follow {
-			return writeJSON(a.Out, slices.Concat([]api.VMStats{}, stats))
+			return writeJSON(a.Out, append([]api.VMStats{}, stats...))
 		}
 		for _, s := range stats {
 			if err := writeJSONLine(a.Out, s); err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -279,17 +280,23 @@ func TestKilledDaemonIsStartedAgain(t *testing.T) {
 	h.mustCall()
 }
 
-// run runs a daemon to its end and returns its exit code and what it printed.
-func (h home) run(args ...string) (int, string) {
+// command is a daemon that no client starts.
+func (h home) command(ctx context.Context, args ...string) *exec.Cmd {
 	h.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	return exec.CommandContext(ctx, self, append([]string{
+		"--state-dir", h.State, "--runtime-dir", h.Runtime, "--config-dir", h.Config, "--ssh-dir", h.SSH}, args...)...)
+}
+
+// run runs a daemon to its end and returns its exit code and what it printed.
+func (h home) run(args ...string) (int, string) {
+	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, self, append([]string{
-		"--state-dir", h.State, "--runtime-dir", h.Runtime, "--config-dir", h.Config, "--ssh-dir", h.SSH}, args...)...)
+	cmd := h.command(ctx, args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
@@ -306,6 +313,51 @@ func TestSecondDaemonIsRefused(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, out)
 	}
 	h.mustCall()
+}
+
+// TestUnderSystemd: ready is said when the socket answers, and SIGTERM is an orderly end.
+func TestUnderSystemd(t *testing.T) {
+	h := newHome(t)
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: h.State + "-notify", Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer notify.Close()
+	said := func() string {
+		if err := notify.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 100)
+		n, err := notify.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	cmd := h.command(t.Context(), "--foreground")
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify.LocalAddr().String())
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if got := said(); got != "READY=1" {
+		t.Errorf("%q", got)
+	}
+	o := h.options()
+	o.NoStart = true
+	if _, err := client.New(o).Operations(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if got := said(); got != "STOPPING=1" {
+		t.Errorf("%q", got)
+	}
+	if err := cmd.Wait(); err != nil || !strings.Contains(log.String(), "msg=serving") {
+		t.Errorf("%v: %s", err, log.String())
+	}
 }
 
 func TestBadArguments(t *testing.T) {

@@ -128,13 +128,10 @@ func makeNetwork(cfg *config.Config, h host.Host, log *slog.Logger) (*network.Ne
 	if err != nil {
 		return nil, err
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
 	return network.New(network.Options{
 		Host: h, Paths: cfg.Paths, Bridge: cfg.Bridge, Subnet: subnet, SubnetFixed: cfg.Explicit("subnet"),
-		DNSAddress: dns, UserFilter: []string{self, sieve.Name}, Log: log,
+		// The filter runs under the VM's uid, which may not reach bangerd by its path.
+		DNSAddress: dns, UserFilter: []string{"/proc/self/exe", sieve.Name}, Log: log,
 	}), nil
 }
 

@@ -323,7 +323,7 @@ func TestBackgroundChildHoldsStdout(t *testing.T) {
 		a := start(t, nil)
 		mark := filepath.Join(t.TempDir(), "mark")
 		// The child waits for the call to have returned, writes into the pipe, and lives on.
-		child := fmt.Sprintf(`(trap '' HUP; while [ ! -e %[1]s.go ]; do sleep 0.02; done; i=0; while [ $i -lt 20000 ]; do echo filling; i=$((i+1)); done 2>/dev/null; echo survived > %[1]s) &`, mark)
+		child := fmt.Sprintf(`(trap '' HUP; while [ -d %[2]s ] && [ ! -e %[1]s.go ]; do sleep 0.02; done; i=0; while [ $i -lt 20000 ]; do echo filling; i=$((i+1)); done 2>/dev/null; echo survived > %[1]s) &`, mark, filepath.Dir(mark))
 		spec := sh(child + fmt.Sprintf(lines, 5000))
 		spec.TTY = tty
 		s := open(t, a, spec)

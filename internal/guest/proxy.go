@@ -77,7 +77,7 @@ func (c *Client) proxy(ctx context.Context, client io.ReadWriter, in *frame.Read
 			h.Output(ch, p)
 		}
 		if err := out.Write(ch, p); err != nil {
-			link.leave()
+			link.leave(nil)
 			return err
 		}
 		return nil
@@ -87,7 +87,7 @@ func (c *Client) proxy(ctx context.Context, client io.ReadWriter, in *frame.Read
 	}
 	select {
 	case <-link.gone:
-		return api.Control{}, clientGone(nil)
+		return api.Control{}, clientGone(link.why)
 	default:
 		return api.Control{}, broken(ctx, err)
 	}
@@ -104,14 +104,18 @@ func clientGone(err error) error {
 // passage is one stream to the guest on behalf of a client.
 type passage struct {
 	conn     net.Conn
-	gone     chan struct{} // closed when the client has gone
+	gone     chan struct{} // closed when the client has gone, or has said what makes no sense
+	why      error         // what it said; nil if it has just gone. Set before gone is closed.
 	done     chan struct{} // closed when it is over
 	goneOnce sync.Once
 	doneOnce sync.Once
 }
 
-func (p *passage) leave() {
-	p.goneOnce.Do(func() { close(p.gone) })
+func (p *passage) leave(why error) {
+	p.goneOnce.Do(func() {
+		p.why = why
+		close(p.gone)
+	})
 	p.end()
 }
 
@@ -125,7 +129,7 @@ func (p *passage) fromClient(in *frame.Reader, toGuest *frame.Writer) {
 	for {
 		f, err := in.Read()
 		if err != nil {
-			p.leave()
+			p.leave(err)
 			return
 		}
 		if f.Channel != frame.Stdin && f.Channel != frame.Control {
@@ -155,7 +159,7 @@ func (p *passage) watch(client io.ReadWriter) {
 			return
 		case <-t.C:
 			if hungUp() {
-				p.leave()
+				p.leave(nil)
 				return
 			}
 		}

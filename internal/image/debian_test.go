@@ -64,3 +64,44 @@ func TestLongDebianScriptFails(t *testing.T) {
 	}
 	r.noLeftovers()
 }
+
+// A build that is cancelled half-way leaves no process, mount or file behind.
+func TestLongDebianCancelled(t *testing.T) {
+	r := newRig(t)
+	before := scratches(t)
+	op := r.ops.Start("test", "", func(ctx context.Context, op *operation.Operation) error {
+		_, err := r.BuildImage(ctx, op, api.ImageBuild{Recipe: "debian"})
+		return err
+	})
+	for { // until packages are being unpacked in the chroot
+		s, changed := op.Watch()
+		if s.State != api.OperationRunning {
+			t.Fatalf("it ended: %v", s.Error)
+		}
+		if n := len(s.Steps); n > 0 && strings.HasPrefix(s.Steps[n-1].Detail, "installing") {
+			break
+		}
+		<-changed
+	}
+	op.Cancel()
+	if _, err := op.Wait(t.Context()); api.CodeOf(err) != api.CodeCancelled {
+		t.Error(err)
+	}
+	r.noLeftovers()
+	if after := scratches(t); after != before {
+		t.Errorf("directories left behind: %d before, %d after", before, after)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), "banger-image-") {
+		t.Errorf("mounts left behind: %v\n%s", err, mounts)
+	}
+	pids, err := r.Host.PIDs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range pids {
+		if line, err := r.Host.CommandLine(pid); err == nil && strings.Contains(strings.Join(line, " "), r.Paths.State) {
+			t.Errorf("left running: %q", line)
+		}
+	}
+}

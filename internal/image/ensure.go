@@ -14,7 +14,7 @@ func builtinImages() map[string]builtin {
 	return map[string]builtin{nameDebian: {350, 60}, nameMinimal: {4, 1}}
 }
 
-func builtinKernels() map[string]builtin { return map[string]builtin{nameDebian: {110, 5}} }
+func builtinKernels() map[string]builtin { return map[string]builtin{nameDebian: {110, 10}} }
 
 // CanBuildImage reports whether EnsureImage would build a missing image of this name.
 func (s *Service) CanBuildImage(ref string) bool { _, ok := builtinImages()[ref]; return ok }

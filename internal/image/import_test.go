@@ -34,7 +34,7 @@ func root(t testing.TB) []byte {
 		entry(tar.TypeReg, "usr/lib/systemd/systemd", "!"), entry(tar.TypeSymlink, "lib", "usr/lib"), entry(tar.TypeSymlink, "sbin", "usr/sbin"),
 		entry(tar.TypeSymlink, "usr/sbin/init", "/lib/systemd/systemd"), entry(tar.TypeReg, "usr/sbin/sshd", "!"), entry(tar.TypeReg, "usr/bin/git", "!"),
 		device(tar.TypeChar, "dev/null", 1, 3), entry(tar.TypeLink, "bin/ash", "bin/sh"),
-		tar.Header{Typeflag: tar.TypeFifo, Name: "pipe", Mode: 0o600}, entry(tar.TypeReg, "name with blank", "x"))
+		tar.Header{Typeflag: tar.TypeFifo, Name: "pipe", Mode: 0o600}, entry(tar.TypeReg, "name with blank", "x"), entry(tar.TypeReg, "-odd\nname \"'$(reboot)\x1b[1m", "x"))
 	// writeTar drops PAX records; a capability is one.
 	var b bytes.Buffer
 	able.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00" + strings.Repeat("\x00", 12)}
@@ -84,6 +84,13 @@ func TestImportTar(t *testing.T) {
 		} {
 			if got := r.stat(disk, file); !strings.Contains(got, want) {
 				t.Errorf("%s: %s: no %q in\n%s", name, file, want, got)
+			}
+		}
+		if name == "plain" {
+			// The disk itself is looked into as any user's ext4 file would be.
+			facts, err := r.ext4Facts(t.Context(), disk)
+			if err != nil || facts.init != "systemd" || !facts.sshd || !facts.git {
+				t.Errorf("facts of the disk: %+v, %v", facts, err)
 			}
 		}
 		// A damaged archive leaves nothing.
@@ -195,6 +202,7 @@ func TestImportRefusals(t *testing.T) {
 		"empty file":      {"x", file("empty", nil), api.CodeInvalid},
 		"text":            {"x", file("text", []byte(strings.Repeat("no archive ", 1000))), api.CodeInvalid},
 		"no program":      {"x", file("docs.tar", writeTar(t, tar.Header{Typeflag: tar.TypeReg, Name: "readme", Mode: 0o644})), api.CodeInvalid},
+		"damaged ext4":    {"x", file("bad.ext4", append(super[:1024+4:1024+4], append([]byte{1, 0, 0, 0}, super[1024+8:]...)...)), api.CodeInvalid},
 		"cut-off ext4":    {"x", file("cut.ext4", super), api.CodeInvalid},
 		"damaged gzip":    {"x", file("bad.gz", []byte("\x1f\x8b\x08\x00nonsense and more of it")), api.CodeInvalid},
 		"damaged zstd":    {"x", file("bad.zst", []byte("\x28\xb5\x2f\xfdnonsense and more of it")), api.CodeInvalid},

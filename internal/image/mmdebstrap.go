@@ -30,11 +30,15 @@ func (s *Service) mmdebstrap(ctx context.Context, op *operation.Operation, mode,
 	if err := s.writeOverlay(overlay, b.Run); err != nil {
 		return err
 	}
-	scratch, err := makeScratch()
+	scratch, err := makeScratch(work)
 	if err != nil {
 		return err
 	}
-	defer s.removeScratch(program, mode, scratch)
+	defer func() {
+		if err := s.removeScratch(work); err != nil {
+			s.Log.Warn("cannot remove a build's directory", "path", scratch, "error", err)
+		}
+	}()
 	packages := b.Packages
 	if len(packages) == 0 {
 		packages = s.Packages
@@ -57,6 +61,13 @@ func (s *Service) mmdebstrap(ctx context.Context, op *operation.Operation, mode,
 	}
 	args = append(args, debianSuite, root)
 	args = append(args, mirrors...)
+	if mode == "root" {
+		// As root it mounts on the host: in namespaces of its own all mounts and processes end with it, even killed.
+		args = append([]string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--", program}, args...)
+		if program, err = s.Host.LookPath("unshare"); err != nil {
+			return err
+		}
+	}
 	err = s.Host.Run(ctx, host.Command{
 		Path: program, Args: args, Dir: work, Env: s.env(append(slices.Clone(s.Env), "TMPDIR="+scratch)...),
 		Stderr: &phases{op: op},
@@ -114,58 +125,6 @@ func hasSubordinates(text, name string) bool {
 		}
 	}
 	return false
-}
-
-// makeScratch makes a directory for the root that mmdebstrap works on. Without root its files
-// belong to subordinate uids: neither can those pass through our own directories, nor can we
-// remove what a killed build has left there. So it is one that everybody can pass, and
-// removeScratch empties it through mmdebstrap.
-func makeScratch() (string, error) {
-	parent := "/var/tmp"
-	for _, p := range []string{os.TempDir(), "/tmp"} {
-		if passable(p) {
-			parent = p
-			break
-		}
-	}
-	dir, err := os.MkdirTemp(parent, "banger-image-*")
-	if err != nil {
-		return "", diskError(err)
-	}
-	return dir, os.Chmod(dir, 0o711)
-}
-
-// passable reports whether any user may go through a directory and all above it.
-func passable(dir string) bool {
-	for {
-		info, err := os.Stat(dir)
-		if err != nil || info.Mode().Perm()&0o001 == 0 {
-			return false
-		}
-		if dir == "/" || dir == "." {
-			return dir == "/"
-		}
-		dir = filepath.Dir(dir)
-	}
-}
-
-func (s *Service) removeScratch(program, mode, dir string) {
-	if mode == "unshare" {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			s.Log.Warn("cannot look into a build's directory", "path", dir, "error", err)
-		}
-		for _, e := range entries {
-			err := s.Host.Run(context.Background(), host.Command{
-				Path: program, Args: []string{"--unshare-helper", "rm", "-rf", "--", filepath.Join(dir, e.Name())}, Env: s.env()})
-			if err != nil {
-				s.Log.Warn("cannot remove a build's directory", "path", dir, "error", err)
-			}
-		}
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		s.Log.Warn("cannot remove a build's directory", "path", dir, "error", err)
-	}
 }
 
 // phases turns mmdebstrap's "I: doing something..." into the step's detail.

@@ -29,7 +29,8 @@ func (s *Service) emptyTemp() error {
 	}
 	errs := []error{err}
 	for _, e := range entries {
-		errs = append(errs, os.RemoveAll(filepath.Join(s.Paths.Temp(), e.Name())))
+		dir := filepath.Join(s.Paths.Temp(), e.Name())
+		errs = append(errs, s.removeScratch(dir), os.RemoveAll(dir))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cannot clean up: %w", err)

@@ -35,11 +35,15 @@ func (s *Service) unpackTar(ctx context.Context, u *unpacker, r io.Reader, progr
 }
 
 func readTar(u *unpacker, r io.Reader) error {
-	t := tar.NewReader(r)
+	end := &ending{r: r}
+	t := tar.NewReader(end)
 	for {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
-			return drain(r)
+			if err := drain(end); err != nil {
+				return err
+			}
+			return end.check()
 		}
 		if err != nil {
 			return api.Errorf(api.CodeInvalid, "not a whole tar archive: %w", err)
@@ -57,6 +61,33 @@ func readTar(u *unpacker, r io.Reader) error {
 func drain(r io.Reader) error {
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return api.Errorf(api.CodeInvalid, "the archive is damaged: %w", err)
+	}
+	return nil
+}
+
+// ending remembers whether a stream ends in zeros, as every whole tar does. Package tar takes one
+// that was cut off between two entries as whole.
+type ending struct {
+	r     io.Reader
+	zeros int64 // at the end of what was read so far
+}
+
+func (e *ending) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if tail := bytes.TrimRight(p[:n], "\x00"); len(tail) > 0 {
+		e.zeros = 0
+		p = p[len(tail):n]
+	} else {
+		p = p[:n]
+	}
+	e.zeros += int64(len(p))
+	return n, err
+}
+
+func (e *ending) check() error {
+	const block = 512
+	if e.zeros < block {
+		return api.Errorf(api.CodeInvalid, "the archive is cut off: it has no end")
 	}
 	return nil
 }
@@ -95,11 +126,12 @@ func (s *Service) filter(ctx context.Context, program string, r io.Reader) (io.R
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	pr, pw := io.Pipe()
-	ended := make(chan error, 1)
+	var failure error // once ended is closed
+	ended := make(chan struct{})
 	go func() {
-		err := s.Host.Run(ctx, host.Command{Path: path, Args: []string{"-d", "-c"}, Stdin: r, Stdout: pw})
-		_ = pw.CloseWithError(err) // never fails
-		ended <- err
+		defer close(ended)
+		failure = s.Host.Run(ctx, host.Command{Path: path, Args: []string{"-d", "-c"}, Stdin: r, Stdout: pw})
+		_ = pw.CloseWithError(failure) // never fails
 	}()
 	finished := false
 	return readerFunc(func(p []byte) (int, error) {
@@ -115,8 +147,8 @@ func (s *Service) filter(ctx context.Context, program string, r io.Reader) (io.R
 				return err
 			}
 			defer cancel()
-			if err := <-ended; err != nil {
-				return api.Errorf(api.CodeInvalid, "the archive is damaged: %w", err)
+			if <-ended; failure != nil {
+				return api.Errorf(api.CodeInvalid, "the archive is damaged: %w", failure)
 			}
 			return nil
 		}, nil

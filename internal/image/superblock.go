@@ -69,22 +69,30 @@ func (s *Service) ext4Facts(ctx context.Context, disk string) (facts, error) {
 	if err := f.Chmod(0o444); err != nil { // opening /proc/self/fd/3 asks for permission once more
 		return facts{}, err
 	}
-	var firstErr error
+	var failure error
+	// stat is empty for a name that is not there; debugfs exits with 0 whatever happens.
+	stat := func(name string) string {
+		var out bytes.Buffer
+		c := host.Command{Path: debugfs, Args: []string{"-R", "stat /" + name, "/proc/self/fd/3"}, Files: []*os.File{f}, Stdout: &out}
+		if s.UID == 0 {
+			c.UID, c.GID = nobody, nobody
+		}
+		failure = errors.Join(failure, s.Host.Run(ctx, c))
+		if !strings.Contains(out.String(), "Inode: ") {
+			return ""
+		}
+		return out.String()
+	}
+	if stat("") == "" {
+		return facts{}, errors.Join(api.Errorf(api.CodeInvalid, "an ext4 file system so damaged that its root cannot be read"), failure)
+	}
 	found := factsOf(func(name string) string {
 		for range 10 {
-			var out bytes.Buffer
-			c := host.Command{Path: debugfs, Args: []string{"-R", "stat /" + name, "/proc/self/fd/3"}, Files: []*os.File{f}, Stdout: &out}
-			if s.UID == 0 {
-				c.UID, c.GID = nobody, nobody
-			}
-			if err := s.Host.Run(ctx, c); err != nil {
-				firstErr = errors.Join(firstErr, err)
+			out := stat(name)
+			if out == "" {
 				return ""
 			}
-			if !strings.Contains(out.String(), "Inode: ") {
-				return ""
-			}
-			m := linkTarget.FindStringSubmatch(out.String())
+			m := linkTarget.FindStringSubmatch(out)
 			if m == nil {
 				return name
 			}
@@ -99,7 +107,7 @@ func (s *Service) ext4Facts(ctx context.Context, disk string) (facts, error) {
 		}
 		return ""
 	})
-	return found, firstErr
+	return found, failure
 }
 
 // nobody is the uid and gid with no rights at all on Linux systems.

@@ -40,7 +40,7 @@ func (u *unpacker) nodeOf(h *tar.Header, name string) (*node, error) {
 	}
 	for key := range h.PAXRecords {
 		if attr, ok := strings.CutPrefix(key, "SCHILY.xattr."); ok && attr != "security.capability" {
-			u.dropped["extended attribute "+attr]++
+			u.dropped["extended attributes"]++
 		}
 	}
 	return n, nil

@@ -100,10 +100,10 @@ func TestLongDebianAsOrdinaryUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := scratches(t)
-	out := asUser(t, uid, gid, u.HomeDir, "^(TestLongBuildDebian|TestLongDebianScriptFails)$")
+	out := asUser(t, uid, gid, u.HomeDir, "^(TestLongBuildDebian|TestLongDebianScriptFails|TestLongDebianCancelled)$")
 	t.Log(out)
-	if n := strings.Count(out, "--- PASS"); n != 2 {
-		t.Errorf("%d of 2 tests passed as %s", n, name)
+	if n := strings.Count(out, "--- PASS"); n != 3 {
+		t.Errorf("%d of 3 tests passed as %s", n, name)
 	}
 	if after := scratches(t); after != before {
 		t.Errorf("builds left directories behind: %d before, %d after", before, after)

@@ -27,7 +27,15 @@ func (s *Server) stopDaemon(c *call) (empty, error) {
 }
 
 func (s *Server) events(c *call, send func(api.Event) error) error {
-	return s.VMs.Events(c.ctx, c.number("after", 0), c.flag("follow"), send)
+	follow := c.flag("follow")
+	if follow {
+		// The first event may be long in coming: the follower wants to know that it is connected.
+		c.openLines()
+		if err := http.NewResponseController(c.w).Flush(); err != nil {
+			return gone(c.ctx, err)
+		}
+	}
+	return s.VMs.Events(c.ctx, c.number("after", 0), follow, send)
 }
 
 func (s *Server) listOperations(*call) ([]api.Operation, error) { return s.Operations.List(), nil }

@@ -8,11 +8,15 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"banger/api"
 )
+
+// earlyTime is how long info waits for a daemon that has just begun.
+const earlyTime = 2 * time.Second
 
 func (s *Server) info(c *call) (api.Info, error) {
 	i := api.Info{
@@ -22,9 +26,12 @@ func (s *Server) info(c *call) (api.Info, error) {
 		Problems: s.problems(),
 	}
 	problem := func(format string, args ...any) { i.Problems = append(i.Problems, fmt.Sprintf(format, args...)) }
+	// A daemon that was started for this very call is about to know; one that hangs must say so.
 	select {
 	case <-s.ready:
-	default:
+	case <-c.ctx.Done():
+		return i, context.Cause(c.ctx)
+	case <-time.After(earlyTime):
 		problem("still looking for the machines that an earlier daemon left")
 	}
 	s.describeHost(&i, problem)

@@ -12,6 +12,9 @@ import (
 	"banger/api"
 )
 
+//go:generate go test . -run ^TestDescriptions$ -update
+//go:generate go test . -run ^TestDocument$ -update
+
 // Document is the OpenAPI 3.1 description of the route table and of the types that it
 // reads and answers.
 func Document() ([]byte, error) {

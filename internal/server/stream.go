@@ -14,18 +14,12 @@ import (
 // before the first is an ordinary refusal; a later one is the last line, {"error": …}.
 func (c *call) lines(fn func(line func(any) error) error) error {
 	flush := http.NewResponseController(c.w).Flush
-	open := func() {
-		if c.w.status == 0 {
-			c.w.Header().Set("Content-Type", "application/x-ndjson")
-			c.w.WriteHeader(c.status)
-		}
-	}
 	send := func(v any) error {
 		data, err := encode(v)
 		if err != nil {
 			return err
 		}
-		open()
+		c.openLines()
 		if _, err := c.w.Write(data); err != nil {
 			return gone(c.ctx, err)
 		}
@@ -37,13 +31,21 @@ func (c *call) lines(fn func(line func(any) error) error) error {
 	}
 	switch {
 	case err == nil:
-		open()
+		c.openLines()
 	case c.w.status == 0:
 		return err
 	case c.ctx.Err() == nil || context.Cause(c.ctx) == errStopping: //nolint:errorlint // the very value
 		_ = send(api.ErrorBody{Error: *wireError(err)})
 	}
 	return nil
+}
+
+// openLines begins a stream of lines, if it has not begun.
+func (c *call) openLines() {
+	if c.w.status == 0 {
+		c.w.Header().Set("Content-Type", "application/x-ndjson")
+		c.w.WriteHeader(c.status)
+	}
 }
 
 // copyOut answers with the bytes of r, flushed as they come, and closes r. The header is

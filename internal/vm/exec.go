@@ -37,7 +37,7 @@ func (e *ExecStream) Proxy(ctx context.Context, client io.ReadWriteCloser) error
 				return err
 			}
 			var err error
-			record, err = e.service.beginMain(ctx, e.vm.ID, spec.Argv)
+			record, err = e.service.beginMain(ctx, e.live, spec.Argv)
 			return err
 		},
 		Output: func(ch frame.Channel, p []byte) { record.output(ch, p) },
@@ -60,13 +60,13 @@ func (s *Service) ExecWait(ctx context.Context, ref string, spec api.ExecSpec) (
 	if spec.TTY {
 		return api.ExecResult{}, api.Errorf(api.CodeInvalid, "a call that waits has no terminal")
 	}
-	vm, l, err := s.agentOf(ctx, ref)
+	_, l, err := s.agentOf(ctx, ref)
 	if err != nil {
 		return api.ExecResult{}, err
 	}
 	var record *mainRecord
 	if spec.Main {
-		if record, err = s.beginMain(ctx, vm.ID, spec.Argv); err != nil {
+		if record, err = s.beginMain(ctx, l, spec.Argv); err != nil {
 			return api.ExecResult{}, err
 		}
 	}

@@ -44,7 +44,7 @@ func (s *Service) StartMain(ctx context.Context, ref string, spec api.ExecSpec) 
 	if err != nil {
 		return vm, err
 	}
-	record, err := s.beginMain(ctx, vm.ID, spec.Argv)
+	record, err := s.beginMain(ctx, l, spec.Argv)
 	if err != nil {
 		return vm, err
 	}
@@ -63,7 +63,8 @@ func (s *Service) StartMain(ctx context.Context, ref string, spec api.ExecSpec) 
 }
 
 // beginMain records that the main command begins. Environment and standard input are not recorded.
-func (s *Service) beginMain(ctx context.Context, id string, argv []string) (*mainRecord, error) {
+func (s *Service) beginMain(ctx context.Context, l *liveVM, argv []string) (*mainRecord, error) {
+	id := l.id
 	if _, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		if vm.Main != nil && vm.Main.EndedAt == nil {
 			return nil, api.Errorf(api.CodeConflict, "the main command of VM %s is still running", vm.Name).WithHint("banger exec %s -- COMMAND", vm.Name)
@@ -75,6 +76,15 @@ func (s *Service) beginMain(ctx context.Context, id string, argv []string) (*mai
 	}
 	s.forgetMain(id)
 	book, err := s.openBook(id)
+	if err == nil {
+		// The session of an earlier main command has ended, and must not be taken for this one's.
+		if err = l.agent.DeleteSession(ctx, mainSession); api.CodeOf(err) == api.CodeNotFound {
+			err = nil
+		}
+		if err != nil {
+			err = errors.Join(err, book.Close())
+		}
+	}
 	if err != nil {
 		s.endMain(id, mainEnd{err: err})
 		return nil, err

@@ -58,24 +58,24 @@ func TestBridge(t *testing.T) {
 	})
 	b.sub("beyond the host, by NAT", func(t *testing.T, b *box) {
 		for _, name := range []string{"one", "two"} {
-			same(t, "page", b.guest(name, "wget -T 10 -q -O - http://"+uplinkBeyond+"/"), "beyond")
+			same(t, "page", b.guest(name, "timeout 10 wget -q -O - http://"+uplinkBeyond+"/"), "beyond")
 		}
 	})
 	b.sub("the host reaches its guests", func(t *testing.T, b *box) {
 		b.banger("exec", "one", "--", "sh", "-c", "echo hi >/tmp/index.html; httpd -p 8080 -h /tmp")
 		b.must("wait", "--for", "port:8080", "--timeout", "30s", "one")
-		same(t, "page", b.net.output("busybox", "wget", "-T", "10", "-q", "-O", "-", "http://"+one.Runtime.GuestIP+":8080/"), "hi\n")
+		same(t, "page", b.net.output("curl", "-sf", "-m", "10", "http://"+one.Runtime.GuestIP+":8080/"), "hi\n")
 	})
 	b.sub("not another port of the host", func(t *testing.T, b *box) {
 		for _, host := range []string{gateway, uplinkHere} {
-			r := b.banger("exec", "one", "--", "wget", "-T", "3", "-q", "-O", "-", "http://"+host+":8088/")
+			r := b.banger("exec", "one", "--", "timeout", "3", "wget", "-q", "-O", "-", "http://"+host+":8088/")
 			if r.code == 0 {
 				t.Errorf("the guest reads from the host's port at %s: %v", host, r)
 			}
 		}
 	})
 	b.sub("not one another", func(t *testing.T, b *box) {
-		r := b.banger("exec", "two", "--", "wget", "-T", "3", "-q", "-O", "-", "http://"+one.Runtime.GuestIP+":8080/")
+		r := b.banger("exec", "two", "--", "timeout", "3", "wget", "-q", "-O", "-", "http://"+one.Runtime.GuestIP+":8080/")
 		if r.code == 0 {
 			t.Errorf("one guest reads from the other: %v", r)
 		}
@@ -97,7 +97,7 @@ func TestBridge(t *testing.T) {
 		if r.code == 0 {
 			t.Errorf("a deleted VM still has a name: %v", r)
 		}
-		same(t, "the other one still gets out", b.guest("one", "wget -T 10 -q -O - http://"+uplinkBeyond+"/"), "beyond")
+		same(t, "the other one still gets out", b.guest("one", "timeout 10 wget -q -O - http://"+uplinkBeyond+"/"), "beyond")
 	})
 }
 
@@ -165,6 +165,10 @@ func (b *box) forged(one, two api.VM, gateway string) {
 		eventually(t, "the marker passes", 20*time.Second, func() bool { return contains(files["up0"], "marker"+word) })
 		var at []string
 		for dev, file := range files {
+			// Listening makes the bridge see even what it passes to nobody; an honest frame to a neighbour is there.
+			if word == "neighbour" && dev == "banger0" {
+				continue
+			}
 			if contains(file, "forged"+word) {
 				at = append(at, dev)
 			}
@@ -232,7 +236,7 @@ func TestNone(t *testing.T) {
 		t.Errorf("ports: %s", out)
 	}
 	b.forward("x", "18080:8080")
-	same(t, "page through port-forward", b.net.output("busybox", "wget", "-T", "10", "-q", "-O", "-", "http://127.0.0.1:18080/"), "port\n")
+	same(t, "page through port-forward", b.net.output("curl", "-sf", "-m", "10", "http://127.0.0.1:18080/"), "port\n")
 }
 
 // forward keeps `banger port-forward` running until the test ends.

@@ -126,13 +126,13 @@ func (b *box) userFlow(image string) {
 	same(t, "uid of the VMM", status(t, b.vmm(vm), "Uid"), strconv.Itoa(b.uid))
 
 	fetch := func(host string) result {
-		return b.banger("exec", "x", "--", "sh", "-c", "if command -v curl >/dev/null; then curl -sf -m 10 http://"+host+"/; else wget -T 10 -q -O - http://"+host+"/; fi")
+		return b.banger("exec", "x", "--", "sh", "-c", "if command -v curl >/dev/null; then curl -sf -m 10 http://"+host+"/; else timeout 10 wget -q -O - http://"+host+"/; fi")
 	}
 	b.sub("the guest gets out", func(t *testing.T, b *box) {
 		same(t, "page beyond", fetch(uplinkBeyond).stdout, "page\n")
 	})
 	b.sub("the host's loopback is not reachable", func(t *testing.T, b *box) {
-		same(t, "the listener answers on the host", b.net.output("busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:8089/"), "page\n")
+		same(t, "the listener answers on the host", b.net.output("curl", "-sf", "-m", "10", "http://127.0.0.1:8089/"), "page\n")
 		gateway := strings.Fields(b.guest("x", "ip route show default"))[2]
 		for _, host := range []string{"127.0.0.1", gateway, uplinkHere, "10.0.2.2"} {
 			if r := fetch(host + ":8089"); r.code == 0 || strings.Contains(r.stdout, "page") {
@@ -152,7 +152,7 @@ func (b *box) userFlow(image string) {
 		b.guest("x", "echo port >/tmp/index.html; (busybox httpd -p 127.0.0.1:8080 -h /tmp || (cd /tmp && exec python3 -m http.server -b 127.0.0.1 8080)) >/dev/null 2>&1 & sleep 0")
 		b.must("wait", "--for", "port:8080", "--timeout", "60s", "x")
 		b.forward("x", "18081:8080")
-		same(t, "page", b.net.output("busybox", "wget", "-T", "10", "-q", "-O", "-", "http://127.0.0.1:18081/"), "port\n")
+		same(t, "page", b.net.output("curl", "-sf", "-m", "10", "http://127.0.0.1:18081/"), "port\n")
 	})
 	b.must("rm", "-f", "x")
 	b.checkGone(vm)

@@ -60,13 +60,19 @@ func Unpack(ctx context.Context, r io.Reader, dst *os.File, o UnpackOptions) (er
 		u.forget()
 		_ = root.Close()
 	}()
-	tr := tar.NewReader(&cancellable{ctx, r})
+	in := &ending{r: &cancellable{ctx, r}}
+	tr := tar.NewReader(in)
 	for {
 		h, err := tr.Next()
 		if err == io.EOF {
 			// The writer's padding: read it, or the one who sends it is cut off.
-			_, err = io.Copy(io.Discard, r)
-			return err
+			if _, err := io.Copy(io.Discard, in); err != nil {
+				return err
+			}
+			if in.zeros < endOfArchive {
+				return api.Errorf(api.CodeInvalid, "cannot read the tar stream: it was cut off")
+			}
+			return nil
 		}
 		if err != nil {
 			if ctx.Err() != nil {
@@ -78,6 +84,28 @@ func Unpack(ctx context.Context, r io.Reader, dst *os.File, o UnpackOptions) (er
 			return err
 		}
 	}
+}
+
+// endOfArchive is how many zero bytes end a tar stream at least; archive/tar takes a stream
+// that ends before them for whole.
+const endOfArchive = 1024
+
+// ending counts the zero bytes that a stream ends with.
+type ending struct {
+	r     io.Reader
+	zeros int64
+}
+
+func (e *ending) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	for i := n - 1; i >= 0; i-- {
+		if p[i] != 0 {
+			e.zeros = int64(n - 1 - i)
+			return n, err
+		}
+	}
+	e.zeros += int64(n)
+	return n, err
 }
 
 func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
@@ -94,10 +122,13 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		}
 		return refuse(h.Name, "has no name")
 	}
+	if sparse(h) {
+		return refuse(h.Name, "is stored sparse (pack it without --sparse; zeros become holes here all the same)")
+	}
 	switch h.Typeflag {
 	case tar.TypeDir:
 		err = u.dir(name, h)
-	case tar.TypeReg, '\x00', tar.TypeGNUSparse, tar.TypeCont:
+	case tar.TypeReg, '\x00', tar.TypeCont:
 		err = u.file(name, h, body)
 	case tar.TypeSymlink:
 		err = u.symlink(name, h)
@@ -112,6 +143,20 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		return explain(h.Name, err)
 	}
 	return nil
+}
+
+// sparse members say in a few bytes that they have exabytes of zeros, which would have to
+// be counted one by one.
+func sparse(h *tar.Header) bool {
+	if h.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // clean turns a member's name into a path below the target.
