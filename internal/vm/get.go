@@ -43,7 +43,7 @@ func parseFilters(filters []string) (func(api.VM) bool, error) {
 		switch {
 		case ok && kind == "state":
 			if !knownState(api.State(arg)) {
-				return nil, api.Errorf(api.CodeInvalid, "%q is no state: stopped, starting, running, stopping, deleting", arg)
+				return nil, api.Errorf(api.CodeInvalid, "%q is no state: stopped, starting, running, stopping, suspended, paused, deleting", arg)
 			}
 			states[api.State(arg)] = true
 		case ok && kind == "label" && arg != "":
@@ -71,7 +71,7 @@ func parseFilters(filters []string) (func(api.VM) bool, error) {
 
 func knownState(s api.State) bool {
 	switch s {
-	case api.StateStopped, api.StateStarting, api.StateRunning, api.StateStopping, api.StateDeleting:
+	case api.StateStopped, api.StateStarting, api.StateRunning, api.StateStopping, api.StateSuspended, api.StatePaused, api.StateDeleting:
 		return true
 	}
 	return false

@@ -53,17 +53,31 @@ func (s *Service) personalise(ctx context.Context, l *liveVM) error {
 		if err != nil {
 			return err
 		}
-		if !health.Personalised {
-			p, err := s.personality(vm)
-			if err != nil {
-				return err
-			}
-			if _, err := l.agent.Personalise(ctx, p); err != nil {
-				return err
-			}
+		p, err := s.personality(vm)
+		if err != nil {
+			return err
 		}
-		return s.joinNetwork(ctx, vm)
+		if health.Personalised { // it was adopted, or goes on from its own frozen memory
+			p = s.renewal(vm)
+		}
+		if _, err := l.agent.Personalise(ctx, p); err != nil {
+			return err
+		}
+		if err := s.joinNetwork(ctx, vm); err != nil || vm.Spec.Net == api.NetNone {
+			return err
+		}
+		return l.instance.SetLink(ctx, true) // a thawed guest's cable is out until it is who it is
 	})
+}
+
+// renewal is what a guest needs that has stood still, and is who it was.
+func (s *Service) renewal(vm api.VM) agentapi.Personalise {
+	p := agentapi.Personalise{Thawed: agentapi.ThawedResume, Entropy: make([]byte, 64), Time: s.Now()}
+	s.Random(p.Entropy)
+	if vm.Spec.Net != api.NetNone {
+		p.Network = s.Network.GuestConfig(guestOf(vm))
+	}
+	return p
 }
 
 // waitReady returns when the agent says that the guest is up, and says so in the record.

@@ -8,6 +8,8 @@ import (
 
 	"banger/api"
 	"banger/internal/host"
+	"banger/internal/hypervisor"
+	"banger/internal/network"
 )
 
 // Reconcile makes records and reality agree after the daemon was away: it adopts every VM whose VMM still
@@ -26,7 +28,7 @@ func (s *Service) Reconcile(ctx context.Context) error {
 			errs = append(errs, s.noteFailure(ctx, vm.ID, err))
 		}
 	}
-	errs = append(errs, s.sweep(vms), s.setNetwork(ctx))
+	errs = append(errs, s.sweep(ctx, vms), s.setNetwork(ctx))
 	s.goDo(s.keepConsoles)
 	return errors.Join(errs...)
 }
@@ -37,23 +39,56 @@ func (s *Service) reconcile(ctx context.Context, vm api.VM) error {
 		return nil
 	case api.StateDeleting:
 		return s.remove(ctx, vm.ID)
+	case api.StateSuspended: // recorded, so the state is complete: only the VMM's end may be missing
+		return s.withLock(ctx, vm.ID, func() error { return s.kill(ctx, vm.ID, "suspended") })
 	}
 	unlock, err := s.locks.Lock(ctx, vm.ID)
 	if err != nil {
 		return err
 	}
 	adopted := s.adopt(ctx, vm)
-	if adopted == nil {
-		_, err = s.stopped(ctx, vm.ID, s.whyGone(vm), nil)
+	if adopted != nil {
+		err = s.goOn(ctx, vm, adopted)
+	} else {
+		err = s.gone(ctx, vm)
 	}
 	unlock()
 	switch {
 	case adopted != nil:
-		s.bringUpAgain(adopted)
+		if vm.State != api.StatePaused {
+			s.bringUpAgain(adopted)
+		}
 	case err == nil && vm.Spec.AutoRemove:
 		return s.remove(ctx, vm.ID)
 	}
 	return err
+}
+
+// goOn makes sure that an adopted guest runs: a daemon that died while it froze the guest left it standing.
+// What it had written of its state is worth nothing from then on.
+func (s *Service) goOn(ctx context.Context, vm api.VM, l *liveVM) error {
+	p := s.Paths.VM(vm.ID)
+	err := errors.Join(os.RemoveAll(p.FrozenNew()), os.RemoveAll(p.Frozen()), os.RemoveAll(p.FrozenUsed()))
+	if vm.State == api.StatePaused {
+		return err
+	}
+	return errors.Join(err, l.instance.Resume(ctx))
+}
+
+// gone records what has become of a VM whose VMM is no more: suspended when its state was complete on disk, for
+// then the guest has done nothing since; else stopped.
+func (s *Service) gone(ctx context.Context, vm api.VM) error {
+	p := s.Paths.VM(vm.ID)
+	if exists(p.Frozen()) {
+		if _, err := s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+			vm.State = api.StateSuspended
+			return []api.Event{{Kind: "vm.suspended"}}, nil
+		}); err != nil {
+			return err
+		}
+	}
+	_, err := s.stopped(ctx, vm.ID, s.whyGone(vm), nil)
+	return errors.Join(err, os.RemoveAll(p.FrozenNew()), os.RemoveAll(p.FrozenUsed()))
 }
 
 // adopt takes up a VM's running VMM: by its handles, or by looking for it when they are lost. It returns nil
@@ -129,8 +164,23 @@ func bootTime() time.Time {
 	return info.ModTime()
 }
 
-// sweep removes directories that no record knows: creates that were cut off.
-func (s *Service) sweep(vms []api.VM) error {
+// sweepOne ends what still runs in a directory that no record knows, and removes it.
+func (s *Service) sweepOne(ctx context.Context, id string) error {
+	var errs []error
+	m := hypervisor.Machine{ID: id, Dir: s.Paths.VM(id).Private()}
+	if p, found := s.Hypervisor.Find(ctx, m); found {
+		errs = append(errs, s.endProcess(ctx, p))
+	}
+	for _, kind := range []api.NetKind{api.NetBridge, api.NetUser} {
+		if s.Network.Check(kind) == nil {
+			errs = append(errs, s.Network.Detach(ctx, network.Guest{ID: id, Kind: kind, MAC: network.MACFor(id).String()}))
+		}
+	}
+	return errors.Join(append(errs, os.RemoveAll(s.Paths.VM(id).Dir))...)
+}
+
+// sweep removes directories that no record knows: creates and builds of templates that were cut off.
+func (s *Service) sweep(ctx context.Context, vms []api.VM) error {
 	known := map[string]bool{}
 	for _, vm := range vms {
 		known[vm.ID] = true
@@ -142,7 +192,7 @@ func (s *Service) sweep(vms []api.VM) error {
 	errs := []error{err}
 	for _, e := range entries {
 		if !known[e.Name()] {
-			errs = append(errs, os.RemoveAll(s.Paths.VM(e.Name()).Dir))
+			errs = append(errs, s.sweepOne(ctx, e.Name()))
 		}
 	}
 	return errors.Join(errs...)

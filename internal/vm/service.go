@@ -23,6 +23,7 @@ import (
 	"banger/internal/network"
 	"banger/internal/operation"
 	"banger/internal/store"
+	"banger/internal/template"
 )
 
 // Options are the parts that a Service stands on, and the defaults it fills in.
@@ -34,6 +35,7 @@ type Options struct {
 	Disks      disk.Driver
 	Network    *network.Network
 	Images     *image.Service
+	Templates  *template.Service
 	KnownHosts ssh.KnownHosts
 	Paths      config.Paths
 	Log        *slog.Logger

@@ -29,6 +29,10 @@ func (s *Service) Update(ctx context.Context, ref string, u api.VMUpdate) (api.V
 	if err != nil {
 		return vm, err
 	}
+	if vm.State == api.StateSuspended && (spec.CPUs != vm.Spec.CPUs || spec.MemoryBytes != vm.Spec.MemoryBytes) {
+		return vm, api.Errorf(api.CodeConflict, "VM %s is suspended, and its frozen memory goes with the CPUs and the memory that it had", vm.Name).
+			WithHint("banger vm stop %s", vm.Name)
+	}
 	if err := s.checkHost(ctx, spec); err != nil {
 		return vm, err
 	}

@@ -76,9 +76,14 @@ func (b *boot) run(ctx context.Context) error {
 	if err := b.steps(ctx, step{"image", b.image}); err != nil {
 		return err
 	}
+	if b.want.DiscardMemory {
+		if err := b.discardMemory(ctx, b.vm.ID); err != nil {
+			return err
+		}
+	}
 	switch {
 	case b.vm.State == api.StateSuspended && !b.want.DiscardMemory:
-		return b.steps(ctx, step{"network", b.network}, step{"thaw", b.resume}, step{"personalise", b.renew}, step{"ready", b.ready})
+		return b.steps(ctx, step{"network", b.network}, step{"thaw", b.resume}, step{"personalise", b.personalise}, step{"ready", b.ready})
 	case b.clonable():
 		return b.steps(ctx, step{"template", b.template}, step{"disks", b.disks}, step{"network", b.network}, step{"thaw", b.clone},
 			step{"personalise", b.personalise}, step{"ready", b.ready})

@@ -12,19 +12,54 @@ import (
 	"banger/internal/operation"
 )
 
-// Stop asks the guest to sync and power off, and forces it after timeout (0: the default).
-// A stopped VM is no error.
+// Stop asks the guest to sync and power off, and forces it after timeout (0: the default). A suspended VM
+// is thawed for that. A stopped VM is no error.
 func (s *Service) Stop(ctx context.Context, ref string, timeout time.Duration) (*operation.Operation, error) {
-	return s.ending(ctx, ref, "vm.stop", func(ctx context.Context, op *operation.Operation, id string) error {
-		return s.stop(ctx, op, id, timeout)
-	})
+	vm, err := s.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	s.Operations.CancelStarts(vm.ID)
+	return s.Operations.Start("vm.stop", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+		op.SetResult(vm.ID)
+		if vm.State == api.StateSuspended {
+			if err := s.start(ctx, op, vm.ID, api.VMStart{}); err != nil {
+				return err
+			}
+		}
+		if err := s.withLock(ctx, vm.ID, func() error { return s.stop(ctx, op, vm.ID, timeout) }); err != nil {
+			return err
+		}
+		return s.autoRemove(ctx, op, vm)
+	}), nil
 }
 
-// Kill is power-off at once. A stopped VM is no error.
+// Kill is power-off at once, also of a suspended VM, whose frozen memory is lost. A stopped VM is no error.
 func (s *Service) Kill(ctx context.Context, ref string) (*operation.Operation, error) {
-	return s.ending(ctx, ref, "vm.kill", func(ctx context.Context, op *operation.Operation, id string) error {
-		return op.Step(ctx, "kill", func(ctx context.Context) error { return s.kill(ctx, id, "killed") })
-	})
+	vm, err := s.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	s.Operations.CancelStarts(vm.ID)
+	return s.Operations.Start("vm.kill", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+		op.SetResult(vm.ID)
+		if err := op.Step(ctx, "kill", func(ctx context.Context) error {
+			return s.withLock(ctx, vm.ID, func() error {
+				return errors.Join(s.discardMemory(ctx, vm.ID), s.kill(ctx, vm.ID, "killed"))
+			})
+		}); err != nil {
+			return err
+		}
+		return s.autoRemove(ctx, op, vm)
+	}), nil
+}
+
+// autoRemove removes a VM that was stopped and is to go with that.
+func (s *Service) autoRemove(ctx context.Context, op *operation.Operation, vm api.VM) error {
+	if !vm.Spec.AutoRemove {
+		return nil
+	}
+	return op.Step(ctx, "remove", func(ctx context.Context) error { return s.remove(ctx, vm.ID) })
 }
 
 // Restart stops a VM if it runs, and starts it.
@@ -38,24 +73,6 @@ func (s *Service) Restart(ctx context.Context, ref string, timeout time.Duration
 			return err
 		}
 		return s.start(ctx, op, vm.ID, api.VMStart{})
-	}), nil
-}
-
-// ending runs fn under the VM's lock, after cancelling a start that holds it: who stops a VM
-// does not want to wait for it to come up first.
-func (s *Service) ending(ctx context.Context, ref, kind string, fn func(context.Context, *operation.Operation, string) error) (*operation.Operation, error) {
-	vm, err := s.Get(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	s.Operations.CancelStarts(vm.ID)
-	return s.Operations.Start(kind, vm.ID, func(ctx context.Context, op *operation.Operation) error {
-		op.SetResult(vm.ID)
-		err := s.withLock(ctx, vm.ID, func() error { return fn(ctx, op, vm.ID) })
-		if err != nil || !vm.Spec.AutoRemove {
-			return err
-		}
-		return op.Step(ctx, "remove", func(ctx context.Context) error { return s.remove(ctx, vm.ID) })
 	}), nil
 }
 
@@ -81,6 +98,9 @@ func (s *Service) stop(ctx context.Context, op *operation.Operation, id string, 
 		vm.State, vm.Ready = api.StateStopping, false
 		return []api.Event{{Kind: "vm.stopping"}}, nil
 	}); err != nil {
+		return err
+	}
+	if err := l.instance.Resume(ctx); err != nil { // it may be paused
 		return err
 	}
 	begin := s.Now()
@@ -160,11 +180,16 @@ func (s *Service) stopped(ctx context.Context, id, reason string, failure *api.F
 	return s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		was := vm.State
 		vm.Ready, vm.ReadyAt = false, nil
-		if vm.State != api.StateDeleting {
+		if vm.State != api.StateDeleting && vm.State != api.StateSuspended {
 			vm.State = api.StateStopped
 		}
+		vm.Runtime.Thawed = false
 		if failure != nil {
 			vm.LastError = failure
+		}
+		if vm.State == api.StateSuspended { // all that ran in it goes on one day
+			vm.StoppedAt, vm.StopReason = &now, reason
+			return nil, nil
 		}
 		if vm.Main != nil && vm.Main.EndedAt == nil {
 			vm.Main.EndedAt, vm.Main.Error = &now, "the VM stopped: "+reason

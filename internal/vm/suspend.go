@@ -145,6 +145,22 @@ func (s *Service) freezeTo(ctx context.Context, l *liveVM, p config.VMPaths, rec
 	return durable.SyncDir(p.Dir)
 }
 
+// discardMemory makes a suspended VM one that was cut off from power; called with its lock held.
+func (s *Service) discardMemory(ctx context.Context, id string) error {
+	if !exists(s.Paths.VM(id).Frozen()) {
+		return nil
+	}
+	if _, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+		if vm.State == api.StateSuspended {
+			vm.State = api.StateStopping
+		}
+		return nil, nil
+	}); err != nil {
+		return err
+	}
+	return os.RemoveAll(s.Paths.VM(id).Frozen())
+}
+
 // Pause stops a VM's CPUs; it keeps its memory and its place on the network.
 func (s *Service) Pause(ctx context.Context, ref string) (api.VM, error) {
 	return s.pausing(ctx, ref, api.StateRunning, api.StatePaused, "vm.paused", func(ctx context.Context, l *liveVM) error {

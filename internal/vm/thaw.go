@@ -140,9 +140,20 @@ func (b *boot) cannotResume(why error) error {
 		WithHint("banger vm start --discard-memory %s   # a boot as after a power cut; disks are kept", b.vm.Name)
 }
 
-// renew gives a thawed guest entropy and the time, and checks that it is still who it was.
-func (b *boot) renew(ctx context.Context) error {
-	return b.bounded(ctx, func(ctx context.Context) error { return b.Service.renew(ctx, b.live, thawedResume) })
+// templateInUse tells which VM's disks or memory lie on a template.
+func (s *Service) templateInUse(ctx context.Context) template.InUse {
+	vms, err := s.Store.VMs(ctx)
+	return func(id string) (string, bool) {
+		if err != nil {
+			return "?", true // who cannot ask removes nothing
+		}
+		for _, vm := range vms {
+			if vm.Runtime.RootTemplateID == id || vm.Runtime.WorkTemplateID == id {
+				return vm.Name, true
+			}
+		}
+		return "", false
+	}
 }
 
 // stillSuspended is the end of a start that changed nothing.
