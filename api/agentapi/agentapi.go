@@ -7,7 +7,10 @@
 //
 // Routes:
 //
-//	GET  /health                      Health
+//	GET  /health?wait_ms=N&waiting=   Health; with wait_ms as soon as the guest is ready or waits for something else
+//	                                  than waiting, at the latest after N ms
+//	POST /release                     lets the guest's boot go on without an identity → Health
+//	POST /quiesce                     makes a released guest ready to be frozen → Health
 //	POST /personalise                 Personalise → Health
 //	POST /exec                        Upgrade: banger-frames; see package frame
 //	POST /sessions                    SessionStart → Session
@@ -25,7 +28,7 @@
 //	                                  connections have no half-close, its bytes travel as a frame.Duplex
 //	GET  /ports                       []api.Port without Reach
 //	GET  /stats                       Stats
-//	POST /clock                       Clock
+//	POST /clock                       Clock → Health
 //	POST /grow                        grows the file systems to their disks → Health
 //	POST /sync                        sync(2)
 //	POST /shutdown                    Shutdown; answers when synced, then ends the guest
@@ -37,6 +40,13 @@ import (
 	"banger/api"
 )
 
+// The life of a template: the guest is cold-booted and never personalised. /release lets it boot without an
+// identity: its machine id is a passing one, its host name localhost, no sshd runs, and neither the network device
+// nor the work disk is touched. Once it is ready, /quiesce trims the root disk, forgets what must not be the same in
+// all clones, and runs one program so that a clone's first is quick; then the host hangs up and freezes it. A clone gets
+// an ordinary Personalise, with its link down. So does a fork or a guest that goes on from its own
+// frozen memory, with Thawed set.
+
 // Health is the agent's word on the guest.
 type Health struct {
 	// Ready: the root is mounted and, beside systemd, is-system-running has settled.
@@ -45,7 +55,8 @@ type Health struct {
 	// that failed though the guest counts as ready.
 	Waiting  string   `json:"waiting"`
 	Degraded []string `json:"degraded"`
-	// BootID changes with each boot of the guest, AgentID with each start of the agent.
+	// BootID changes with each boot of the guest, AgentID with each start of the agent. Both change when a
+	// clone or a fork is personalised.
 	BootID  string `json:"boot_id"`
 	AgentID string `json:"agent_id"`
 	Version string `json:"version"`
@@ -54,11 +65,17 @@ type Health struct {
 	// Personalised is false after every boot until a Personalise has succeeded.
 	Personalised bool  `json:"personalised"`
 	UptimeMS     int64 `json:"uptime_ms"`
+	// Now is the guest's clock when it answered.
+	Now time.Time `json:"now"`
 }
 
-// Personalise makes a guest the one machine that it is. Every step is idempotent;
-// an empty field leaves that step out. The order is that of the fields.
+// Personalise makes a guest the one machine that it is. Every step is idempotent; an empty field leaves that
+// step out. First comes the entropy, then the clock, then the rest in no order that counts. When it has been answered, nothing
+// that the guest was before can leave it any more: the host may plug in its network.
 type Personalise struct {
+	// Thawed tells a guest that was personalised before it was frozen what it is now; empty for one that
+	// was booted, and for the clone of a template.
+	Thawed string `json:"thawed"`
 	// Entropy is 64 random bytes or more: credited (RNDADDENTROPY), then reseeded (RNDRESEEDCRNG).
 	Entropy []byte `json:"entropy"`
 	// Time is the host's clock at sending.
@@ -90,7 +107,18 @@ type Network struct {
 type WorkDisk struct {
 	// Device is its serial as set by the host: found as /sys/block/*/serial.
 	Device string `json:"device"`
+	// Bytes, if over 0, is the size that the host has given it: the guest waits until it knows of that.
+	Bytes int64 `json:"bytes"`
 }
+
+// What a thawed guest is that was personalised before it was frozen.
+const (
+	// ThawedFork is another machine than its source. All fields count. Its mounts, processes, sessions and open files
+	// stay, the commands of its source's callers included; TCP connections through its network device are cut off.
+	ThawedFork = "fork"
+	// ThawedResume is the machine that was frozen: Entropy, Time and Network count and nothing else.
+	ThawedResume = "resume"
+)
 
 // SessionStart starts a command that outlives this conversation and the agent.
 type SessionStart struct {
@@ -126,7 +154,11 @@ type Stats struct {
 
 // Clock sets the guest's clock to the host's; sent alone to keep it right.
 type Clock struct {
+	// Time is the host's clock at sending. A clock that is off by more than 500 ms is set, one that is off by
+	// less goes a little faster or slower for a while (half a millisecond per second; adjtime(3)).
 	Time time.Time `json:"time"`
+	// Step sets it in any case: after the guest has stood still.
+	Step bool `json:"step"`
 }
 
 // Shutdown ends the guest.
@@ -136,6 +168,13 @@ type Shutdown struct {
 	// syncs and powers off regardless.
 	TimeoutMS int64 `json:"timeout_ms"`
 }
+
+// Parameters of GET /health: how long it may take while the guest is not ready, in milliseconds, and the Waiting that
+// the caller has read.
+const (
+	HealthWaitParam    = "wait_ms"
+	HealthWaitingParam = "waiting"
+)
 
 // FileModeHeader carries a file's permission bits, octal, on GET /files.
 const FileModeHeader = "Banger-File-Mode"

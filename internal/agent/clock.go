@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"banger/api/agentapi"
 )
 
 // Differences between the host's clock and the guest's: below stepAfter the clock is slewed, so that time never
@@ -18,23 +20,29 @@ const (
 	slewAfter = 5 * time.Millisecond
 )
 
-// SetClock sets the guest's clock, gently when it is nearly right.
-func (s *system) SetClock(t time.Time) error {
-	off := time.Until(t)
+// SetClock sets the guest's clock, gently when it is nearly right and nobody wants it at once.
+func (s *system) SetClock(c agentapi.Clock) error {
+	off := time.Until(c.Time)
 	switch {
 	case off.Abs() < slewAfter:
 		return nil
-	case off.Abs() < stepAfter:
+	case off.Abs() < stepAfter && !c.Step:
 		tx := unix.Timex{Modes: unix.ADJ_OFFSET_SINGLESHOT, Offset: off.Microseconds()}
 		if _, err := unix.Adjtimex(&tx); err != nil {
 			return fmt.Errorf("cannot slew the clock by %v: %w", off, err)
 		}
 		return nil
 	}
-	return stepClock(t)
+	return stepClock(c.Time)
 }
 
+// stepClock sets the clock, and ends a slewing that is under way: that was for another clock.
 func stepClock(t time.Time) error {
+	tx := unix.Timex{Modes: unix.ADJ_OFFSET_SINGLESHOT}
+	_, err := unix.Adjtimex(&tx)
+	if err != nil {
+		return fmt.Errorf("cannot stop slewing the clock: %w", err)
+	}
 	ts, err := unix.TimeToTimespec(t)
 	if err == nil {
 		err = unix.ClockSettime(unix.CLOCK_REALTIME, &ts)

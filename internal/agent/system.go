@@ -23,7 +23,6 @@ const personalisedFile = runDir + "/personalised"
 // system is the guest as serve sees it. Safe for concurrent use.
 type system struct {
 	kind    string // initNone or initSystemd
-	agentID string
 	version string
 	tools   tools
 	// change is held by what changes the guest: personalising and growing.
@@ -31,17 +30,23 @@ type system struct {
 
 	// mu protects the following.
 	mu           sync.Mutex
+	agentID      string
 	waiting      map[string]string // what readiness waits for: key → clause
+	changed      chan struct{}     // closed and replaced when waiting changes
 	degraded     []string
 	personalised bool
 }
 
 func newSystem(kind, version string) *system {
+	_, err := os.Stat(personalisedFile)
+	return &system{kind: kind, agentID: newAgentID(), version: version, tools: tools{dir: bootDir + "/tools"},
+		waiting: map[string]string{}, changed: make(chan struct{}), degraded: []string{}, personalised: err == nil}
+}
+
+func newAgentID() string {
 	id := make([]byte, 8)
 	_, _ = rand.Read(id) // never fails
-	_, err := os.Stat(personalisedFile)
-	return &system{kind: kind, agentID: hex.EncodeToString(id), version: version,
-		tools: tools{dir: bootDir + "/tools"}, waiting: map[string]string{}, degraded: []string{}, personalised: err == nil}
+	return hex.EncodeToString(id)
 }
 
 // settle does what remains of the boot, and returns when the guest is ready.
@@ -76,6 +81,15 @@ func (s *system) setWaiting(key, clause string) {
 	} else {
 		s.waiting[key] = clause
 	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// Changed returns a channel that is closed when readiness changes next.
+func (s *system) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
 }
 
 // Health is the agent's word on the guest.

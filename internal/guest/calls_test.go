@@ -5,19 +5,21 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"banger/api"
 	"banger/api/agentapi"
+	"banger/internal/agent/serve"
 	"banger/internal/guest"
 )
 
 func TestCalls(t *testing.T) {
 	t.Parallel()
 	a := start(t, nil)
-	a.system.askedFirst = 2
 	h, err := a.WaitReady(within(t))
 	if err != nil || !h.Ready || h.BootID != "boot" {
 		t.Errorf("%+v, %v", h, err)
@@ -26,8 +28,14 @@ func TestCalls(t *testing.T) {
 		t.Errorf("%+v, %v", a.system.personal, err)
 	}
 	now := time.Now()
-	if err := a.SetClock(within(t), now); err != nil || !a.system.clock.Equal(now) {
+	if err := a.SetClock(within(t), now); err != nil || !a.system.clock.Time.Equal(now) || a.system.clock.Step {
 		t.Errorf("%v, %v", a.system.clock, err)
+	}
+	if err := a.StepClock(within(t), now); err != nil || !a.system.clock.Step {
+		t.Errorf("%v, %v", a.system.clock, err)
+	}
+	if err := errors.Join(a.Release(within(t)), a.Quiesce(within(t))); err != nil || !slices.Equal(a.system.calls, []string{"release", "quiesce"}) {
+		t.Errorf("%v, %v", a.system.calls, err)
 	}
 	if h, err := a.Grow(within(t)); err != nil || !h.Ready {
 		t.Errorf("%+v, %v", h, err)
@@ -44,12 +52,68 @@ func TestCalls(t *testing.T) {
 func TestWaitReadySaysWhatIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	a := start(t, nil)
-	a.system.askedFirst = 1 << 30
+	a.system.becomes(agentapi.Health{Waiting: "dbus.service"})
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
 	_, err := a.WaitReady(ctx)
 	if api.CodeOf(err) != api.CodeNotReady || !strings.Contains(err.Error(), "dbus.service") || !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
+	}
+}
+
+func TestWaitReadyIsToldAtOnce(t *testing.T) {
+	t.Parallel()
+	a := start(t, nil)
+	a.system.becomes(agentapi.Health{Waiting: "dbus.service"})
+	asked := make(chan struct{}, 10)
+	c := guest.New(func(ctx context.Context) (net.Conn, error) { asked <- struct{}{}; return a.session.Open(ctx) })
+	type answer struct {
+		h   agentapi.Health
+		err error
+	}
+	done := make(chan answer)
+	go func() { h, err := c.WaitReady(within(t)); done <- answer{h, err} }()
+	<-asked
+	<-asked
+	a.system.becomes(agentapi.Health{Waiting: "ssh.service"}) // it hears of this, and asks on
+	<-asked
+	a.system.becomes(agentapi.Health{Ready: true, BootID: "late"})
+	select {
+	case got := <-done:
+		if got.err != nil || got.h.BootID != "late" {
+			t.Errorf("%+v", got)
+		}
+	case <-time.After(20 * time.Second): // less than one question waits
+		t.Fatal("it does not hear that the guest is ready")
+	}
+	if n := len(asked); n > 0 {
+		t.Errorf("it has asked %d times more than there was news", n)
+	}
+}
+
+func TestSlowPersonaliseSetsTheClockAgain(t *testing.T) {
+	t.Parallel()
+	// The guest's clock is what it was told, late.
+	var behind atomic.Int64
+	a := start(t, func(o *serve.Options) {
+		o.Now = func() time.Time { return time.Now().Add(-time.Duration(behind.Load())) }
+	})
+	for _, c := range []struct {
+		behind time.Duration
+		step   bool
+	}{{0, false}, {60 * time.Millisecond, true}, {-60 * time.Millisecond, true}} {
+		behind.Store(int64(c.behind))
+		a.system.clock = agentapi.Clock{}
+		now := time.Now()
+		if _, err := a.Personalise(within(t), agentapi.Personalise{Time: now}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(now); !c.step && took > 10*time.Millisecond {
+			continue // this machine was as slow as the guest of the other cases
+		}
+		if got := a.system.clock; got.Step != c.step || (c.step && got.Time.Before(now)) {
+			t.Errorf("%v behind: %+v", c.behind, got)
+		}
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"time"
 
 	"banger/api"
 	"banger/api/agentapi"
@@ -32,40 +31,6 @@ func New(dial func(ctx context.Context) (net.Conn, error)) *Client { return &Cli
 // Health asks how the guest is, once. Where the agent does not run yet, dial decides how long to wait for it.
 func (c *Client) Health(ctx context.Context) (agentapi.Health, error) {
 	return get[agentapi.Health](ctx, c, "/health", nil)
-}
-
-// readyEvery is how often WaitReady asks an agent that answers but is not ready yet.
-const readyEvery = 100 * time.Millisecond
-
-// WaitReady asks until the guest is ready. When ctx ends first the error has code not_ready and
-// says what the guest was waiting for.
-func (c *Client) WaitReady(ctx context.Context) (agentapi.Health, error) {
-	waiting := "its agent"
-	for {
-		h, err := c.Health(ctx)
-		if err == nil && h.Ready {
-			return h, nil
-		}
-		if err == nil && h.Waiting != "" {
-			waiting = h.Waiting
-		}
-		select {
-		case <-ctx.Done():
-			return h, api.Errorf(api.CodeNotReady, "the guest is not ready: it waits for %s (%w)", waiting, context.Cause(ctx))
-		case <-time.After(readyEvery):
-		}
-	}
-}
-
-// Personalise makes the guest the one machine that it is.
-func (c *Client) Personalise(ctx context.Context, p agentapi.Personalise) (agentapi.Health, error) {
-	return post[agentapi.Health](ctx, c, "/personalise", p)
-}
-
-// SetClock sets the guest's clock to now.
-func (c *Client) SetClock(ctx context.Context, now time.Time) error {
-	_, err := post[struct{}](ctx, c, "/clock", agentapi.Clock{Time: now})
-	return err
 }
 
 // Grow makes the guest's file systems as large as their disks.

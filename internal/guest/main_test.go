@@ -35,23 +35,19 @@ type agent struct {
 
 // system stands where the guest's own would: only it is not real here.
 type system struct {
-	mu         sync.Mutex
-	health     agentapi.Health
-	shutdown   *agentapi.Shutdown
-	clock      time.Time
-	personal   *agentapi.Personalise
-	askedFirst int // how many times Health says no before it says yes
+	mu       sync.Mutex
+	health   agentapi.Health
+	shutdown *agentapi.Shutdown
+	clock    agentapi.Clock
+	personal *agentapi.Personalise
+	changed  chan struct{}
+	calls    []string
 }
 
 func (s *system) Health() agentapi.Health {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := s.health
-	if s.askedFirst > 0 {
-		s.askedFirst--
-		h.Ready, h.Waiting = false, "dbus.service"
-	}
-	return h
+	return s.health
 }
 
 func (s *system) Personalise(_ context.Context, p agentapi.Personalise) (agentapi.Health, error) {
@@ -68,10 +64,39 @@ func (s *system) Shutdown(_ context.Context, sd agentapi.Shutdown) error {
 	return nil
 }
 
-func (s *system) SetClock(t time.Time) error {
+func (s *system) SetClock(c agentapi.Clock) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.clock = t
+	s.clock = c
+	return nil
+}
+
+func (s *system) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}
+
+// becomes changes what Health says, and tells.
+func (s *system) becomes(h agentapi.Health) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.health = h
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *system) Release(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, "release")
+	return nil
+}
+
+func (s *system) Quiesce(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, "quiesce")
 	return nil
 }
 
@@ -83,7 +108,7 @@ func start(t *testing.T, change func(*serve.Options)) *agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &agent{system: &system{health: agentapi.Health{Ready: true, BootID: "boot", Init: "none"}}}
+	a := &agent{system: &system{health: agentapi.Health{Ready: true, BootID: "boot", Init: "none"}, changed: make(chan struct{})}}
 	a.o = serve.Options{
 		System: a.system, Root: "/", SessionDir: filepath.Join(t.TempDir(), "sessions"),
 		HoldArgv: []string{exe, "hold"}, NetDevice: "lo",

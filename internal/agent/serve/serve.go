@@ -6,17 +6,13 @@
 package serve
 
 import (
-	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
 	"net/http"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"banger/api"
-	"banger/api/agentapi"
 )
 
 // Options are what a Server needs.
@@ -77,6 +73,8 @@ func New(o Options) *Server {
 func (s *Server) routes() map[string]handler {
 	return map[string]handler{
 		"GET /health":       s.health,
+		"POST /release":     s.release,
+		"POST /quiesce":     s.quiesce,
 		"POST /personalise": s.personalise,
 		"POST /shutdown":    s.shutdown,
 		"POST /clock":       s.clock,
@@ -139,57 +137,4 @@ func decode(r *http.Request, v any) error {
 		return api.Errorf(api.CodeInvalid, "cannot read the request: %w", err)
 	}
 	return nil
-}
-
-func (s *Server) health(w http.ResponseWriter, _ *http.Request) error {
-	return ok(w, s.o.System.Health())
-}
-
-func (s *Server) personalise(w http.ResponseWriter, r *http.Request) error {
-	var p agentapi.Personalise
-	if err := decode(r, &p); err != nil {
-		return err
-	}
-	// Half a personality is worse than none: it is finished even if the caller goes away.
-	h, err := s.o.System.Personalise(context.WithoutCancel(r.Context()), p)
-	if err != nil {
-		return err
-	}
-	return ok(w, h)
-}
-
-func (s *Server) shutdown(w http.ResponseWriter, r *http.Request) error {
-	var sd agentapi.Shutdown
-	if err := decode(r, &sd); err != nil {
-		return err
-	}
-	if err := s.o.System.Shutdown(context.WithoutCancel(r.Context()), sd); err != nil {
-		return err
-	}
-	return ok(w, struct{}{})
-}
-
-func (s *Server) clock(w http.ResponseWriter, r *http.Request) error {
-	var c agentapi.Clock
-	if err := decode(r, &c); err != nil {
-		return err
-	}
-	if err := s.o.System.SetClock(c.Time); err != nil {
-		return err
-	}
-	return ok(w, struct{}{})
-}
-
-func (s *Server) grow(w http.ResponseWriter, r *http.Request) error {
-	if err := s.o.System.Grow(context.WithoutCancel(r.Context())); err != nil {
-		return err
-	}
-	return ok(w, s.o.System.Health())
-}
-
-func (s *Server) sync(w http.ResponseWriter, _ *http.Request) error {
-	if s.place.own() {
-		unix.Sync()
-	}
-	return ok(w, struct{}{})
 }

@@ -2,7 +2,6 @@ package serve
 
 import (
 	"context"
-	"time"
 
 	"banger/api/agentapi"
 )
@@ -11,9 +10,15 @@ import (
 // hypervisor/fake has one that only pretends.
 type System interface {
 	Health() agentapi.Health
+	// Changed returns a channel that is closed when the readiness in Health changes next.
+	Changed() <-chan struct{}
+	// Release lets the boot go on without an identity; code conflict when it went on already.
+	Release(ctx context.Context) error
+	// Quiesce makes a released guest ready to be frozen.
+	Quiesce(ctx context.Context) error
 	Personalise(ctx context.Context, p agentapi.Personalise) (agentapi.Health, error)
 	// Shutdown returns when everything is synced; the guest then ends by itself.
 	Shutdown(ctx context.Context, s agentapi.Shutdown) error
-	SetClock(t time.Time) error
+	SetClock(c agentapi.Clock) error
 	Grow(ctx context.Context) error
 }

@@ -44,14 +44,24 @@ func (s *system) Health() agentapi.Health {
 	return h
 }
 
-func (s *system) Personalise(context.Context, agentapi.Personalise) (agentapi.Health, error) {
+// Changed: who is not ready here never will be.
+func (s *system) Changed() <-chan struct{} { return nil }
+
+func (s *system) Release(context.Context) error { return nil }
+
+func (s *system) Quiesce(context.Context) error { return nil }
+
+func (s *system) Personalise(_ context.Context, p agentapi.Personalise) (agentapi.Health, error) {
 	s.mu.Lock()
 	s.personalised = true
+	if p.Thawed == agentapi.ThawedFork {
+		s.bootID = randomID()
+	}
 	s.mu.Unlock()
 	return s.Health(), nil
 }
 
-func (s *system) SetClock(time.Time) error { return nil }
+func (s *system) SetClock(agentapi.Clock) error { return nil }
 
 func (s *system) Grow(context.Context) error { return nil }
 
