@@ -2,6 +2,7 @@ package guest_test
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -28,6 +29,7 @@ func TestMain(m *testing.M) {
 // agent is the real handler, served over a real link on this machine.
 type agent struct {
 	*guest.Client
+	host    *os.File // the wire's host end
 	session *link.Session
 	system  *system
 	o       serve.Options
@@ -132,18 +134,34 @@ func (a *agent) connect(t *testing.T) {
 	l := link.Listen(port)
 	served := make(chan struct{})
 	go func() { defer close(served); _ = srv.Serve(l) }()
-	a.session, err = link.Dial(within(t), host, 1)
+	a.host = host
+	a.greet(t, 1, link.Dial)
+	t.Cleanup(func() {
+		checkLeaks(t, a.session)
+		_ = a.session.Close()
+		_ = host.Close()
+		_ = srv.Close()
+		_ = port.Close()
+		<-served
+	})
+}
+
+// greet begins an epoch. The wire outlives it, as a guest's port does.
+func (a *agent) greet(t *testing.T, epoch uint64, by func(context.Context, io.ReadWriteCloser, uint64) (*link.Session, error)) {
+	t.Helper()
+	fd, err := syscall.Dup(int(a.host.Fd()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	session := a.session
+	if err := syscall.SetNonblock(fd, true); err != nil { // Fd has made it block
+		t.Fatal(err)
+	}
+	session, err := by(within(t), os.NewFile(uintptr(fd), "host"), epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.session = session
 	a.Client = guest.New(func(ctx context.Context) (net.Conn, error) { return session.Open(ctx) })
-	t.Cleanup(func() {
-		checkLeaks(t, session)
-		_ = session.Close()
-		_ = srv.Close()
-		<-served
-	})
 }
 
 // checkLeaks fails the test if a call has left a connection behind.

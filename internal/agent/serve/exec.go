@@ -105,16 +105,19 @@ type caller struct {
 	in   *frame.Reader
 	c    *command
 	spec api.ExecSpec
-	// gone is closed when the caller has disconnected: the command is then cancelled.
-	gone chan struct{}
-	once sync.Once
+	conn net.Conn
+	// gone is closed when the caller has disconnected: the command is then cancelled. lost is closed instead when
+	// the caller is that of the guest which this one was thawed from: the command goes on, unheard. It
+	// may be waiting for stdin: that stays open, since what came of it is not the whole.
+	gone, lost chan struct{}
+	once       sync.Once
 	// stdin is what has come for the command; closed at its end.
 	stdin chan []byte
 }
 
 func newCaller(conn net.Conn, in *frame.Reader, c *command, spec api.ExecSpec) *caller {
 	const chunks = stdinAhead / frame.MaxPayload
-	k := &caller{in: in, c: c, spec: spec, gone: make(chan struct{}), stdin: make(chan []byte, chunks)}
+	k := &caller{in: in, c: c, spec: spec, conn: conn, gone: make(chan struct{}), lost: make(chan struct{}), stdin: make(chan []byte, chunks)}
 	// A transport that can tell at once when the caller has closed does so; otherwise it is seen by
 	// reading, which stands still while the command does not take its stdin.
 	if t, ok := conn.(interface{ PeerClosed() <-chan struct{} }); ok {
@@ -123,6 +126,7 @@ func newCaller(conn net.Conn, in *frame.Reader, c *command, spec api.ExecSpec) *
 			case <-t.PeerClosed():
 				k.leave()
 			case <-k.gone:
+			case <-k.lost:
 			case <-c.exited:
 			}
 		}()
@@ -131,11 +135,22 @@ func newCaller(conn net.Conn, in *frame.Reader, c *command, spec api.ExecSpec) *
 	return k
 }
 
-func (k *caller) leave() { k.once.Do(func() { close(k.gone) }) }
+// leave is called when the connection has ended.
+func (k *caller) leave() {
+	k.once.Do(func() {
+		if t, ok := k.conn.(interface{ Thawed() bool }); ok && t.Thawed() {
+			close(k.lost)
+		} else {
+			close(k.gone)
+		}
+	})
+}
 
 func (k *caller) here() bool {
 	select {
 	case <-k.gone:
+		return false
+	case <-k.lost:
 		return false
 	default:
 		return true
@@ -144,7 +159,6 @@ func (k *caller) here() bool {
 
 // listen takes the caller's frames until the caller has gone.
 func (k *caller) listen() {
-	defer k.leave()
 	stdin := k.stdin
 	end := func() {
 		if stdin != nil {
@@ -153,6 +167,7 @@ func (k *caller) listen() {
 		}
 	}
 	defer end()
+	defer k.leave() // first: whether stdin ends here depends on it
 	for {
 		f, err := k.in.Read()
 		if err != nil {
@@ -167,6 +182,8 @@ func (k *caller) listen() {
 			case stdin <- append([]byte(nil), f.Payload...):
 			case <-k.c.exited:
 			case <-k.gone:
+				return
+			case <-k.lost:
 				return
 			}
 		case frame.Control:
