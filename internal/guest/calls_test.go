@@ -3,6 +3,7 @@ package guest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -71,7 +72,7 @@ func listen(t *testing.T, address string) *net.TCPListener {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		t.Skipf("cannot listen on %s: %v", address, err)
+		skip(t, fmt.Sprintf("cannot listen on %s: %v", address, err))
 	}
 	t.Cleanup(func() { l.Close() })
 	return l.(*net.TCPListener)
