@@ -32,7 +32,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"retry":      cmdRetry,
 		"tty":        cmdTTY,
 		"signal":     cmdSignal,
-		"asuser":     cmdAsUser,
+		"tinydisk":   cmdTinyDisk,
 		"killdaemon": cmdKillDaemon,
 		"stopguest":  cmdStopGuest,
 		"forward":    cmdForward,
@@ -250,10 +250,21 @@ func cmdTTY(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// [!] asuser PROGRAM ARGS...: runs it as nobody, with the script's environment.
-func cmdAsUser(ts *testscript.TestScript, neg bool, args []string) {
-	err := ts.Exec("setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", "--"}, args...)...)
-	if (err == nil) == neg {
-		ts.Fatalf("ended with %v", err)
+// tinydisk DIR SIZE mounts a file system with so much room, until the end of the script. A banger with its
+// directories there (DIR/s, DIR/r) is ended first. Root only.
+func cmdTinyDisk(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: tinydisk DIR SIZE")
 	}
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o700))
+	ts.Check(syscall.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,size="+args[1]))
+	ts.Defer(func() {
+		endDaemon(logger{ts}, dir)
+		ts.Check(syscall.Unmount(dir, syscall.MNT_DETACH))
+	})
 }
+
+type logger struct{ ts *testscript.TestScript }
+
+func (l logger) Log(args ...any) { l.ts.Logf("%s", fmt.Sprint(args...)) }

@@ -70,9 +70,10 @@ func setup(e *testscript.Env, template string) error {
 	}
 	e.Vars = append(e.Vars, "LISTEN="+listener, behaviourVariable+"="+filepath.Join(own, "behaviour"))
 	e.Vars = append(e.Vars, environment(own)...)
-	e.Vars = append(e.Vars, "STATE="+filepath.Join(own, "s"), "RUN="+filepath.Join(own, "r"), "CONFIG="+filepath.Join(own, "c"), "HOME="+filepath.Join(own, "home"))
+	e.Vars = append(e.Vars, "BASE="+dir, "STATE="+filepath.Join(own, "s"), "RUN="+filepath.Join(own, "r"), "CONFIG="+filepath.Join(own, "c"), "HOME="+filepath.Join(own, "home"))
 	e.Defer(func() {
 		endDaemon(e.T(), own)
+		endDaemon(e.T(), filepath.Join(dir, "nobody")) // one that a script has run as another user
 		if err := os.RemoveAll(dir); err != nil {
 			e.T().Log("cannot clean up: ", err)
 		}
