@@ -128,7 +128,7 @@ func showFile(ctx context.Context, w io.Writer, path string, tail int, follow bo
 	if err != nil {
 		return api.Errorf(api.CodeInvalid, "cannot read the daemon's log: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // read only
 	if tail >= 0 {
 		if err := seekLines(f, tail); err != nil {
 			return err
@@ -143,17 +143,34 @@ func showFile(ctx context.Context, w io.Writer, path string, tail int, follow bo
 			return ctx.Err()
 		case <-time.After(300 * time.Millisecond):
 		}
-		// A log that was rotated or cut short begins anew.
-		here, _ := f.Seek(0, io.SeekCurrent) // a regular file
-		now, err := os.Stat(path)
-		mine, merr := f.Stat()
-		if err == nil && merr == nil && (!os.SameFile(now, mine) || now.Size() < here) {
-			f.Close()
-			if f, err = os.Open(path); err != nil {
-				return api.Errorf(api.CodeInvalid, "cannot read the daemon's log: %w", err)
-			}
+		if f, err = reopened(f, path); err != nil {
+			return api.Errorf(api.CodeInvalid, "cannot read the daemon's log: %w", err)
 		}
 	}
+}
+
+// reopened is the log as it now is under its path: one that was rotated or cut short begins anew.
+func reopened(f *os.File, path string) (*os.File, error) {
+	at, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return f, err
+	}
+	mine, err := f.Stat()
+	if err != nil {
+		return f, err
+	}
+	now, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && os.SameFile(now, mine) && now.Size() >= at {
+		return f, nil
+	}
+	if err != nil {
+		return f, err
+	}
+	next, err := os.Open(path)
+	if err != nil {
+		return f, err
+	}
+	return next, f.Close()
 }
 
 // seekLines goes to where the last n lines begin.

@@ -6,6 +6,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // signals decides what becomes of SIGINT, SIGTERM, SIGHUP and SIGQUIT: they end the
@@ -15,6 +16,7 @@ type signals struct {
 	mu       sync.Mutex
 	handler  func(syscall.Signal)
 	received int
+	last     time.Time
 	by       syscall.Signal
 }
 
@@ -37,9 +39,11 @@ func watchSignals(ctx context.Context) (soft, hard context.Context, s *signals, 
 			if !ok || s.handled(number) {
 				continue
 			}
-			if s.count(number) == 1 {
+			switch s.count(number, time.Now()) {
+			case 0: // the same one once more
+			case 1:
 				cancelSoft()
-			} else {
+			default:
 				cancelHard()
 			}
 		}
@@ -63,10 +67,19 @@ func (s *signals) handled(sig syscall.Signal) bool {
 	return true
 }
 
-func (s *signals) count(sig syscall.Signal) int {
+// echo is how close behind another of its kind a signal counts as the same: timeout(1), make and
+// shells send one to the process and once more to its group.
+const echo = 200 * time.Millisecond
+
+// count is which signal this is, from 1; 0 for an echo.
+func (s *signals) count(sig syscall.Signal, at time.Time) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.received > 0 && at.Sub(s.last) < echo {
+		return 0
+	}
 	s.received++
+	s.last = at
 	if s.by == 0 {
 		s.by = sig
 	}

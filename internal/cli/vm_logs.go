@@ -32,7 +32,7 @@ the guest's console. Old output may be gone; offsets stay true all the same.`,
 	f := cmd.Flags()
 	f.BoolVarP(&o.follow, "follow", "f", false, "go on until the command, or with --console the VM, has ended")
 	f.IntVarP(&o.tail, "tail", "n", -1, "only the last `N` lines")
-	f.BoolVarP(&o.timestamps, "timestamps", "t", false, "put its time before each line")
+	f.BoolVarP(&o.timestamps, "timestamps", "t", false, "put its time before each line (not with --console)")
 	f.BoolVar(&o.console, "console", false, "the guest's console instead")
 	f.Int64Var(&o.offset, "offset", -1, "begin at this `BYTE` of the log")
 	f.StringVar(&o.stream, "stream", "", "only `stdout` or stderr")
@@ -46,8 +46,8 @@ func (o *logsOptions) run(ctx context.Context, a *app, vm string) error {
 		return api.Errorf(api.CodeInvalid, "--tail and --offset exclude one another")
 	case o.stream != "" && o.stream != "stdout" && o.stream != "stderr":
 		return api.Errorf(api.CodeInvalid, "--stream is %q: give stdout or stderr", o.stream)
-	case o.stream != "" && o.console:
-		return api.Errorf(api.CodeInvalid, "--stream and --console exclude one another: a console is one stream")
+	case (o.stream != "" || o.timestamps) && o.console:
+		return api.Errorf(api.CodeInvalid, "a console has neither streams nor times: leave out --stream and --timestamps")
 	}
 	c, err := a.daemon()
 	if err != nil {
@@ -57,8 +57,8 @@ func (o *logsOptions) run(ctx context.Context, a *app, vm string) error {
 	if o.console {
 		options.Source = "console"
 	}
-	if a.json && !options.Timestamps {
-		options.Timestamps = true // an object has the time of its line
+	if a.json && !o.console {
+		options.Timestamps = true // an object has the time of its line; a console's lines have none
 	}
 	r, _, err := c.Logs(ctx, vm, options)
 	if err != nil {

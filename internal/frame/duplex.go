@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -32,7 +33,7 @@ func (d *Duplex) Read(p []byte) (int, error) {
 		}
 		f, err := d.r.Read()
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			d.done = io.ErrUnexpectedEOF
 		case err != nil:
 			return 0, err // a deadline may be extended

@@ -38,7 +38,7 @@ func TestLongWritesAreSplit(t *testing.T) {
 	r := NewReader(&b)
 	for {
 		f, err := r.Read()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil || f.Channel != Stdin || len(f.Payload) > MaxPayload {
@@ -102,7 +102,7 @@ func TestConcurrentWritersKeepFramesWhole(t *testing.T) {
 	frames := 0
 	for {
 		f, err := r.Read()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -33,7 +33,7 @@ type source struct {
 
 func (s *source) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		s.err = err
 	}
 	return n, err
@@ -76,7 +76,7 @@ func (c *Client) do(ctx context.Context, rq request) (*response, error) {
 		}
 		sent <- err
 	}()
-	r.Response, err = http.ReadResponse(r.in, hr)
+	r.Response, err = http.ReadResponse(r.in, hr) //nolint:bodyclose // wrapped below; whoever gets r closes it
 	if err != nil {
 		return nil, r.fail(err)
 	}
@@ -171,7 +171,7 @@ type body struct {
 
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.rc.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = unreachable(b.r.ctx, err)
 	}
 	return n, err

@@ -3,6 +3,7 @@ package guest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -135,7 +136,7 @@ func listen(t *testing.T, address string) *net.TCPListener {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		t.Skipf("cannot listen on %s: %v", address, err)
+		skip(t, fmt.Sprintf("cannot listen on %s: %v", address, err))
 	}
 	t.Cleanup(func() { l.Close() })
 	return l.(*net.TCPListener)

@@ -245,7 +245,7 @@ func TestTrees(t *testing.T) {
 
 func TestTreeOwners(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("giving files away takes root")
+		skip(t, "giving files away takes root")
 	}
 	t.Parallel()
 	a := start(t, nil)

@@ -180,6 +180,13 @@ func TestReconcile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	scratch, err := makeScratch(filepath.Join(r.Paths.Temp(), "image-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(scratch, "mmdebstrap.x/etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for range 2 {
 		if err := r.Reconcile(t.Context()); err != nil {
 			t.Fatal(err)
@@ -191,6 +198,9 @@ func TestReconcile(t *testing.T) {
 	}
 	if kernels, err := r.Kernels(t.Context()); err != nil || len(kernels) != 0 {
 		t.Errorf("kernels %+v, %v", kernels, err)
+	}
+	if _, err := os.Lstat(scratch); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the directory of a build is left: %v", err)
 	}
 	for dir, want := range map[string]int{r.Paths.Images(): 1, r.Paths.Kernels(): 0, r.Paths.Temp(): 0} {
 		if entries, err := os.ReadDir(dir); err != nil || len(entries) != want {

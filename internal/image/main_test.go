@@ -76,7 +76,7 @@ func do[T any](r *rig, fn func(context.Context, *operation.Operation) (T, error)
 func (r *rig) run(program string, args ...string) string {
 	r.t.Helper()
 	var out bytes.Buffer
-	if err := r.Host.Run(r.t.Context(), host.Command{Path: program, Args: args, Stdout: &out, Stderr: &out}); err != nil {
+	if err := r.Host.Run(r.t.Context(), host.Command{Path: program, Args: args, Stdout: &out}); err != nil {
 		r.t.Fatalf("%s %v: %v\n%s", program, args, err, out.String())
 	}
 	return out.String()

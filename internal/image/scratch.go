@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -99,7 +100,11 @@ func (s *Service) emptyScratch(ctx context.Context, dir string) error {
 		if err := staysHere(root, dir); err != nil {
 			return err
 		}
-		if s.UID == 0 {
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); s.UID == 0 || ok && int(st.Uid) == s.UID {
 			continue
 		}
 		program, err := s.Host.LookPath("mmdebstrap")

@@ -82,6 +82,7 @@ func TestLongDebianAsOrdinaryUser(t *testing.T) {
 	run := func(program string, args ...string) error {
 		return h.Run(context.WithoutCancel(t.Context()), host.Command{Path: program, Args: args})
 	}
+	_ = run("userdel", name) // of a run that was killed
 	if err := run("useradd", "--create-home", "--base-dir", t.TempDir(), "--add-subids-for-system", "--system", name); err != nil {
 		t.Fatal(err)
 	}

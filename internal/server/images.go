@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"banger/api"
-	"banger/internal/image"
 	"banger/internal/operation"
 )
 
@@ -12,7 +11,7 @@ func (s *Server) listImages(c *call) ([]api.Image, error) { return s.Images.Imag
 func (s *Server) getImage(c *call) (api.Image, error)     { return s.Images.Image(c.ctx, c.ref()) }
 
 func (s *Server) deleteImage(c *call) (empty, error) {
-	return empty{}, s.Images.DeleteImage(c.ctx, c.ref(), s.usedBy(c.ctx, func(r api.VMRuntime) string { return r.ImageDigest }))
+	return empty{}, s.Images.DeleteImage(c.ctx, c.ref(), s.VMs.ImageInUse(c.ctx))
 }
 
 func (s *Server) buildImage(_ *call, b api.ImageBuild) (*operation.Operation, error) {
@@ -35,7 +34,7 @@ func (s *Server) listKernels(c *call) ([]api.Kernel, error) { return s.Images.Ke
 func (s *Server) getKernel(c *call) (api.Kernel, error)     { return s.Images.Kernel(c.ctx, c.ref()) }
 
 func (s *Server) deleteKernel(c *call) (empty, error) {
-	return empty{}, s.Images.DeleteKernel(c.ctx, c.ref(), s.usedBy(c.ctx, func(r api.VMRuntime) string { return r.KernelDigest }))
+	return empty{}, s.Images.DeleteKernel(c.ctx, c.ref(), s.VMs.KernelInUse(c.ctx))
 }
 
 func (s *Server) buildKernel(_ *call, b api.KernelBuild) (*operation.Operation, error) {
@@ -52,21 +51,4 @@ func (s *Server) importKernel(_ *call, i api.KernelImport) (*operation.Operation
 		o.SetResult(k.Digest)
 		return err
 	}), nil
-}
-
-// usedBy finds the VM that stands on a digest. It looks anew each time, since it is asked with
-// the digest locked; where it cannot look, the digest counts as used.
-func (s *Server) usedBy(ctx context.Context, digestOf func(api.VMRuntime) string) image.InUse {
-	return func(digest string) (string, bool) {
-		vms, err := s.VMs.List(ctx, nil)
-		if err != nil {
-			return "unknown, since the machines cannot be listed", true
-		}
-		for _, vm := range vms {
-			if digestOf(vm.Runtime) == digest {
-				return vm.Name, true
-			}
-		}
-		return "", false
-	}
 }

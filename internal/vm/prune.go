@@ -5,9 +5,11 @@ import (
 	"errors"
 
 	"banger/api"
+	"banger/internal/image"
 )
 
-// Prune removes every stopped VM. In a dry run it only says which.
+// Prune removes every stopped VM, and the images and kernels that no name stands for any more and no VM uses. In a dry
+// run it only says which VMs.
 func (s *Service) Prune(ctx context.Context, dryRun bool) (api.PruneResult, error) {
 	out := api.PruneResult{VMs: []string{}, Images: []string{}, Kernels: []string{}}
 	vms, err := s.List(ctx, []string{"state=stopped"})
@@ -26,7 +28,39 @@ func (s *Service) Prune(ctx context.Context, dryRun bool) (api.PruneResult, erro
 		out.VMs = append(out.VMs, vm.Name)
 		out.ReclaimedBytes += bytes
 	}
-	return out, errors.Join(errs...)
+	if dryRun {
+		return out, nil
+	}
+	p, err := s.Images.Prune(ctx, false, s.ImageInUse(ctx), s.KernelInUse(ctx))
+	out.Images, out.Kernels = append(out.Images, p.Images...), append(out.Kernels, p.Kernels...)
+	out.ReclaimedBytes += p.FreedBytes
+	return out, errors.Join(append(errs, err)...)
+}
+
+// ImageInUse and KernelInUse find the VM that stands on a digest.
+func (s *Service) ImageInUse(ctx context.Context) image.InUse {
+	return s.inUse(ctx, func(r api.VMRuntime) string { return r.ImageDigest })
+}
+
+// KernelInUse is ImageInUse for kernels.
+func (s *Service) KernelInUse(ctx context.Context) image.InUse {
+	return s.inUse(ctx, func(r api.VMRuntime) string { return r.KernelDigest })
+}
+
+// inUse looks anew each time, since it is asked with the digest locked; where it cannot look, the digest counts as used.
+func (s *Service) inUse(ctx context.Context, digestOf func(api.VMRuntime) string) image.InUse {
+	return func(digest string) (string, bool) {
+		vms, err := s.Store.VMs(ctx)
+		if err != nil {
+			return "unknown, since the machines cannot be listed", true
+		}
+		for _, vm := range vms {
+			if digestOf(vm.Runtime) == digest {
+				return vm.Name, true
+			}
+		}
+		return "", false
+	}
 }
 
 // pruneOne removes a VM if it is still stopped.

@@ -74,7 +74,7 @@ func TestAPI(t *testing.T) {
 		code(t, text, api.CodeNotFound)
 	})
 	b.sub("dialling a guest's port, with half-close", func(t *testing.T, b *box) {
-		b.guest("x", "nc -l -p 9000 -e sha256sum >/dev/null 2>&1 & sleep 0")
+		b.guest("x", "nc -ll -p 9000 -e sha256sum >/dev/null 2>&1 & sleep 0")
 		b.must("wait", "--for", "port:9000", "--timeout", "30s", "x")
 		s := b.upgrade("GET", "/v1/vms/x/dial?port=9000", "banger-raw")
 		if _, err := s.conn.Write([]byte("half")); err != nil {
@@ -279,7 +279,7 @@ func logOffsets(t *testing.T, b *box) {
 	// 72 MiB: more than is kept, so the beginning goes, and what is left stands where it stood.
 	const lines, width = 72 << 10, 1 << 10
 	b.call(201, "POST", "/v1/vms/x/main", sh(fmt.Sprintf(
-		`awk -v s="$(head -c 1015 /dev/zero | tr '\\0' .)" 'BEGIN { for (i = 0; i < %d; i++) printf "%%08d%%s\n", i, s }'`, lines)), nil)
+		`awk -v s="$(head -c 1015 /dev/zero | tr '\0' .)" 'BEGIN { for (i = 0; i < %d; i++) printf "%%08d%%s\n", i, s }'`, lines)), nil)
 	b.call(200, "GET", "/v1/vms/x/wait?for=exit", nil, nil)
 	header = b.call(200, "GET", "/v1/vms/x/logs?offset=0", nil, &text)
 	first, err := strconv.Atoi(header.Get(api.LogOffsetHeader))

@@ -149,7 +149,7 @@ func (b *box) userFlow(image string) {
 		same(t, "page beyond, after the daemon's death", fetch(uplinkBeyond).stdout, "page\n")
 	})
 	b.sub("ports", func(t *testing.T, b *box) {
-		b.guest("x", "echo port >/tmp/index.html; (busybox httpd -p 127.0.0.1:8080 -h /tmp || (cd /tmp && exec python3 -m http.server -b 127.0.0.1 8080)) >/dev/null 2>&1 & sleep 0")
+		b.guest("x", "if command -v busybox >/dev/null; then echo port >/tmp/index.html; busybox httpd -p 127.0.0.1:8080 -h /tmp; else "+perlServer+"; fi")
 		b.must("wait", "--for", "port:8080", "--timeout", "60s", "x")
 		b.forward("x", "18081:8080")
 		same(t, "page", b.net.output("curl", "-sf", "-m", "10", "http://127.0.0.1:18081/"), "port\n")
@@ -158,6 +158,10 @@ func (b *box) userFlow(image string) {
 	b.checkGone(vm)
 	b.checkNothingOfVMs()
 }
+
+// perlServer answers on 127.0.0.1:8080 in images without busybox; perl-base is in every Debian.
+const perlServer = `perl -MIO::Socket::INET -e '$SIG{PIPE} = "IGNORE"; $s = IO::Socket::INET->new(Listen => 5, LocalAddr => "127.0.0.1", LocalPort => 8080, ReuseAddr => 1) or die;
+	while ($c = $s->accept) { <$c>; print $c "HTTP/1.0 200 OK\r\n\r\nport\n"; close $c }' >/dev/null 2>&1 & sleep 0`
 
 // status is the first word of a line of /proc/PID/status.
 func status(t *testing.T, pid int, key string) string {

@@ -80,7 +80,7 @@ func readNow(r *os.File, buf []byte) (n int) {
 	_ = raw.Read(func(fd uintptr) bool {
 		for {
 			n, err = syscall.Read(int(fd), buf)
-			if err != syscall.EINTR {
+			if !errors.Is(err, syscall.EINTR) {
 				return true
 			}
 		}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -143,75 +142,6 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		return explain(h.Name, err)
 	}
 	return nil
-}
-
-// sparse members say in a few bytes that they have exabytes of zeros, which would have to
-// be counted one by one.
-func sparse(h *tar.Header) bool {
-	if h.Typeflag == tar.TypeGNUSparse {
-		return true
-	}
-	for k := range h.PAXRecords {
-		if strings.HasPrefix(k, "GNU.sparse.") {
-			return true
-		}
-	}
-	return false
-}
-
-// clean turns a member's name into a path below the target.
-func (u *unpacker) clean(name string) (string, error) {
-	if name == "" || strings.ContainsRune(name, 0) {
-		return "", refuse(name, "has no name")
-	}
-	if strings.HasPrefix(name, "/") {
-		return "", refuse(name, "is an absolute name")
-	}
-	for _, part := range strings.Split(name, "/") {
-		if part == ".." {
-			return "", refuse(name, `contains ".."`)
-		}
-	}
-	name = path.Clean(name)
-	if u.o.As != "" {
-		_, rest, _ := strings.Cut(name, "/")
-		name = path.Join(u.o.As, rest)
-	}
-	return name, nil
-}
-
-func refuse(name, why string) *api.Error {
-	return api.Errorf(api.CodeInvalid, "refused to unpack %q: it %s", name, why)
-}
-
-// explain gives an error of the file system its code.
-func explain(name string, err error) error {
-	var e *api.Error
-	switch {
-	case errors.As(err, &e):
-		return err
-	case escapes(err):
-		return refuse(name, "leads out of the target through a symbolic link")
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return api.Errorf(api.CodeExhausted, "cannot unpack %q: %w", name, err)
-	case errors.Is(err, fs.ErrPermission):
-		return api.Errorf(api.CodeDenied, "cannot unpack %q: %w", name, err)
-	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENAMETOOLONG),
-		errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTEMPTY), errors.Is(err, fs.ErrNotExist):
-		return api.Errorf(api.CodeInvalid, "cannot unpack %q: %w", name, err)
-	}
-	return fmt.Errorf("cannot unpack %q: %w", name, err)
-}
-
-// escapes recognises the error of os.Root for a path that leaves it; the standard library has
-// no name for it, only this property: it is no errno.
-func escapes(err error) bool {
-	var pe *fs.PathError
-	if !errors.As(err, &pe) {
-		return false
-	}
-	var errno unix.Errno
-	return !errors.As(pe.Err, &errno)
 }
 
 // in returns the open directory that name goes into, and name's last component.
@@ -351,58 +281,4 @@ func (u *unpacker) link(name string, h *tar.Header) error {
 		return err
 	}
 	return unix.Linkat(int(from.Fd()), path.Base(target), fd, base, 0) // 0: a symbolic link is not followed
-}
-
-// finish gives the directories their owner, mode and time, innermost first.
-func (u *unpacker) finish() error {
-	var errs []error
-	for i := len(u.made) - 1; i >= 0; i-- {
-		d := u.made[i]
-		if err := u.finishDir(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, explain(d.h.Name, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (u *unpacker) finishDir(d madeDir) error {
-	f, err := u.root.OpenFile(d.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	fd := int(f.Fd())
-	if o, ok := u.owner(d.h); ok {
-		if err := unix.Fchown(fd, o.UID, o.GID); err != nil {
-			return err
-		}
-	}
-	if err := unix.Fchmod(fd, u.mode(d.h)); err != nil {
-		return err
-	}
-	return os.Chtimes(fmt.Sprintf("/proc/self/fd/%d", fd), time.Time{}, d.h.ModTime)
-}
-
-func (u *unpacker) owner(h *tar.Header) (Owner, bool) {
-	switch {
-	case u.o.Owner != nil:
-		return *u.o.Owner, true
-	case u.o.KeepOwner:
-		return Owner{h.Uid, h.Gid}, true
-	}
-	return Owner{}, false
-}
-
-// mode is the member's mode. setuid, setgid and sticky travel only with their owner:
-// a set-uid file must not become another user's by being copied.
-func (u *unpacker) mode(h *tar.Header) uint32 {
-	if u.o.KeepOwner && u.o.Owner == nil {
-		return uint32(h.Mode & 0o7777)
-	}
-	return uint32(h.Mode & 0o1777)
-}
-
-func times(h *tar.Header) []unix.Timespec {
-	t := unix.NsecToTimespec(h.ModTime.UnixNano())
-	return []unix.Timespec{t, t}
 }

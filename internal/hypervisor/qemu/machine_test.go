@@ -58,16 +58,11 @@ const testUID, testGID = 31_234, 31_234
 // testMachine is a real guest: kernel, banger's initramfs and a copy of a root disk.
 func testMachine(t testing.TB) hypervisor.Machine {
 	t.Helper()
-	kernel, initramfs, root := os.Getenv("BANGER_TEST_KERNEL"), os.Getenv("BANGER_TEST_INITRAMFS"), os.Getenv("BANGER_TEST_ROOT")
-	for name, path := range map[string]string{"BANGER_TEST_KERNEL": kernel, "BANGER_TEST_INITRAMFS": initramfs, "BANGER_TEST_ROOT": root} {
-		if path == "" {
-			need(t, "%s names no file", name)
-		}
-	}
+	lab := needLab(t)
 	top := shortDir(t)
 	m := hypervisor.Machine{
 		ID: "test", Dir: filepath.Join(top, "v"), CPUs: 1, MemoryBytes: 256 << 20,
-		Kernel: kernel, Initramfs: initramfs, Cmdline: "quiet",
+		Kernel: lab.kernel, Initramfs: lab.initramfs, Cmdline: "quiet",
 		Drives: []hypervisor.Drive{
 			{Serial: "banger-root", Path: filepath.Join(top, "v", "root"), Format: "raw"},
 			{Serial: "banger-work", Path: filepath.Join(top, "v", "work"), Format: "raw"},
@@ -76,7 +71,7 @@ func testMachine(t testing.TB) hypervisor.Machine {
 	if err := os.Mkdir(m.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	copyFile(t, root, m.Drives[0].Path)
+	copyFile(t, lab.rootfs, m.Drives[0].Path)
 	if err := os.WriteFile(m.Drives[1].Path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -11,8 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -69,29 +71,54 @@ func New(ctx context.Context, conn net.Conn, onEvent func(Event)) (*Client, erro
 // Execute sends one command and decodes its answer into out, which may be nil. A
 // refusal by QEMU is an *Error. When ctx ends first, the command may still happen.
 func (c *Client) Execute(ctx context.Context, command string, args, out any) error {
-	answer, id, err := c.send(command, args)
-	if err != nil {
-		return fmt.Errorf("cannot send %s: %w", command, err)
+	return c.Begin(command, args).Wait(ctx, out)
+}
+
+// Pending is a command that was sent.
+type Pending struct {
+	c       *Client
+	command string
+	id      string
+	answer  <-chan message
+	err     error
+}
+
+// Begin sends a command and does not wait: QEMU carries commands out in the order they were sent in. Wait must be
+// called.
+func (c *Client) Begin(command string, args any) *Pending { return c.BeginWith(command, args, nil) }
+
+// BeginWith hands QEMU a copy of a descriptor with the command. QEMU keeps only the newest, so the answer must have come
+// before another is sent.
+func (c *Client) BeginWith(command string, args any, file *os.File) *Pending {
+	p := &Pending{c: c, command: command}
+	p.answer, p.id, p.err = c.send(command, args, file)
+	return p
+}
+
+// Wait waits for the answer, as Execute does.
+func (p *Pending) Wait(ctx context.Context, out any) error {
+	if p.err != nil {
+		return fmt.Errorf("cannot send %s: %w", p.command, p.err)
 	}
 	select {
-	case m, ok := <-answer:
+	case m, ok := <-p.answer:
 		if !ok {
-			return fmt.Errorf("%s: %w", command, ErrClosed)
+			return fmt.Errorf("%s: %w", p.command, ErrClosed)
 		}
-		return m.result(command, out)
+		return m.result(p.command, out)
 	case <-ctx.Done():
-		c.forget(id)
-		return fmt.Errorf("%s: %w", command, context.Cause(ctx))
+		p.c.forget(p.id)
+		return fmt.Errorf("%s: %w", p.command, context.Cause(ctx))
 	}
 }
 
-func (c *Client) send(command string, args any) (<-chan message, string, error) {
+func (c *Client) send(command string, args any, file *os.File) (<-chan message, string, error) {
 	answer := make(chan message, 1)
 	id, err := c.expect(answer)
 	if err != nil {
 		return nil, "", err
 	}
-	if err = c.write(request{Execute: command, Arguments: args, ID: id}); err != nil {
+	if err = c.write(request{Execute: command, Arguments: args, ID: id}, file); err != nil {
 		c.forget(id)
 	}
 	return answer, id, err
@@ -116,7 +143,7 @@ func (c *Client) forget(id string) {
 	delete(c.pending, id)
 }
 
-func (c *Client) write(r request) error {
+func (c *Client) write(r request, file *os.File) error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -126,7 +153,19 @@ func (c *Client) write(r request) error {
 	if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
-	_, err = c.conn.Write(append(b, '\n'))
+	b = append(b, '\n')
+	if file == nil {
+		_, err = c.conn.Write(b)
+		return err
+	}
+	u, ok := c.conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("descriptors travel over unix sockets only")
+	}
+	n, _, err := u.WriteMsgUnix(b, syscall.UnixRights(int(file.Fd())), nil)
+	if err == nil && n < len(b) {
+		_, err = c.conn.Write(b[n:])
+	}
 	return err
 }
 

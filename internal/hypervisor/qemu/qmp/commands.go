@@ -1,6 +1,12 @@
 package qmp
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
 
 // Cont lets the guest run.
 func (c *Client) Cont(ctx context.Context) error { return c.Execute(ctx, "cont", nil, nil) }
@@ -26,10 +32,10 @@ func (c *Client) BlockResize(ctx context.Context, node string, bytes int64) erro
 // BlockStats are bytes since QEMU's start.
 type BlockStats struct{ ReadBytes, WriteBytes int64 }
 
-// BlockStats are those of the nodes that devices use, by node name.
+// BlockStats are those of the devices, by device id.
 func (c *Client) BlockStats(ctx context.Context) (map[string]BlockStats, error) {
 	var out []struct {
-		Node  string `json:"node-name"`
+		QDev  string `json:"qdev"`
 		Stats struct {
 			Read  int64 `json:"rd_bytes"`
 			Write int64 `json:"wr_bytes"`
@@ -40,7 +46,146 @@ func (c *Client) BlockStats(ctx context.Context) (map[string]BlockStats, error) 
 	}
 	stats := make(map[string]BlockStats, len(out))
 	for _, o := range out {
-		stats[o.Node] = BlockStats{ReadBytes: o.Stats.Read, WriteBytes: o.Stats.Write}
+		stats[deviceID(o.QDev)] = BlockStats{ReadBytes: o.Stats.Read, WriteBytes: o.Stats.Write}
 	}
 	return stats, nil
+}
+
+// deviceID takes "vd0" out of "/machine/peripheral/vd0/virtio-backend", the name of a device in QEMU's tree of objects.
+func deviceID(path string) string {
+	id, _, _ := strings.Cut(strings.TrimPrefix(path, "/machine/peripheral/"), "/")
+	return id
+}
+
+// Top is what a device's blocks are in at present.
+type Top struct {
+	// Node is the block node's name, File the file's that it keeps them in.
+	Node, File string
+}
+
+// Tops are those of all devices, by device id.
+func (c *Client) Tops(ctx context.Context) (map[string]Top, error) {
+	var out []struct {
+		QDev     string `json:"qdev"`
+		Inserted struct {
+			Node string `json:"node-name"`
+			File string `json:"file"`
+		} `json:"inserted"`
+	}
+	if err := c.Execute(ctx, "query-block", nil, &out); err != nil {
+		return nil, err
+	}
+	tops := make(map[string]Top, len(out))
+	for _, o := range out {
+		tops[deviceID(o.QDev)] = Top{Node: o.Inserted.Node, File: o.Inserted.File}
+	}
+	return tops, nil
+}
+
+// Overlay makes a node of an empty layer. Its base is not opened: a snapshot puts a node under it.
+func (c *Client) Overlay(ctx context.Context, node any) error {
+	return c.Execute(ctx, "blockdev-add", node, nil)
+}
+
+// DropNode closes a node that nothing uses.
+func (c *Client) DropNode(ctx context.Context, node string) error {
+	return c.Execute(ctx, "blockdev-del", struct {
+		Node string `json:"node-name"`
+	}{node}, nil)
+}
+
+// Switch is one layer put on top of one node.
+type Switch struct {
+	Node    string `json:"node"`
+	Overlay string `json:"overlay"`
+}
+
+// BeginSwitch puts all the layers on top of their nodes, or none.
+func (c *Client) BeginSwitch(all []Switch) *Pending {
+	type action struct {
+		Type string `json:"type"`
+		Data Switch `json:"data"`
+	}
+	var args struct {
+		Actions []action `json:"actions"`
+	}
+	for _, s := range all {
+		args.Actions = append(args.Actions, action{"blockdev-snapshot", s})
+	}
+	return c.Begin("transaction", args)
+}
+
+// BeginStop stops the guest's CPUs; the answer comes when all requests of its disks have ended and are flushed.
+func (c *Client) BeginStop() *Pending { return c.Begin("stop", nil) }
+
+// BeginCont lets the guest run.
+func (c *Client) BeginCont() *Pending { return c.Begin("cont", nil) }
+
+// SetLink plugs a network device in or out.
+func (c *Client) SetLink(ctx context.Context, name string, up bool) error {
+	return c.Execute(ctx, "set_link", struct {
+		Name string `json:"name"`
+		Up   bool   `json:"up"`
+	}{name, up}, nil)
+}
+
+// AddFD gives QEMU a descriptor; it is then the file /dev/fdset/SET.
+func (c *Client) AddFD(ctx context.Context, file *os.File) (set int, err error) {
+	var out struct {
+		Set int `json:"fdset-id"`
+	}
+	err = c.BeginWith("add-fd", nil, file).Wait(ctx, &out)
+	return out.Set, err
+}
+
+// RemoveFD takes it away again.
+func (c *Client) RemoveFD(ctx context.Context, set int) error {
+	return c.Execute(ctx, "remove-fd", struct {
+		Set int `json:"fdset-id"`
+	}{set}, nil)
+}
+
+// BeginSave writes the state of all devices, but not memory, into a file. live=false leaves the disks active.
+func (c *Client) BeginSave(path string) *Pending {
+	return c.Begin("xen-save-devices-state", struct {
+		Filename string `json:"filename"`
+		Live     bool   `json:"live"`
+	}{path, false})
+}
+
+// BeginLoad reads what BeginSave wrote into a guest that does not run.
+func (c *Client) BeginLoad(path string) *Pending {
+	return c.Begin("xen-load-devices-state", struct {
+		Filename string `json:"filename"`
+	}{path})
+}
+
+// BeginNoAnnouncements keeps QEMU and the guest's driver from telling the network where the guest is: a state
+// that is loaded has the address of the machine that was frozen.
+func (c *Client) BeginNoAnnouncements() *Pending {
+	return c.Begin("migrate-set-parameters", struct {
+		Rounds int `json:"announce-rounds"`
+	}{0})
+}
+
+// BeginHostAddress asks where in QEMU's own memory the guest's memory is.
+func (c *Client) BeginHostAddress(guest uint64) *Pending {
+	return c.Begin("human-monitor-command", struct {
+		Line string `json:"command-line"`
+	}{fmt.Sprintf("gpa2hva %#x", guest)})
+}
+
+// HostAddress waits for what BeginHostAddress asked.
+func (p *Pending) HostAddress(ctx context.Context) (uint64, error) {
+	var said string
+	if err := p.Wait(ctx, &said); err != nil {
+		return 0, err
+	}
+	// "Host virtual address for 0x0 (mem) is 0x7f5a93e00000"
+	_, at, ok := strings.Cut(strings.TrimSpace(said), " is 0x")
+	n, err := strconv.ParseUint(at, 16, 64)
+	if !ok || err != nil {
+		return 0, fmt.Errorf("cannot find the guest's memory: %.80q", said)
+	}
+	return n, nil
 }

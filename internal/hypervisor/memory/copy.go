@@ -1,0 +1,131 @@
+package memory
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxVector is the kernel's UIO_MAXIOV.
+const maxVector = 1024
+
+// maxTransfer is what one call moves: the kernel stops at 2 GiB.
+const maxTransfer = 256 << 20
+
+// Read copies runs, one after the other, into buf, which must have room for all of them.
+func (r Region) Read(runs []Run, buf []byte) error {
+	err := r.vectors(runs, buf, unix.ProcessVMReadv)
+	if errors.Is(err, unix.ENOSYS) {
+		err = r.each(runs, buf, os.O_RDONLY, func(f *os.File, b []byte, at int64) error { _, err := f.ReadAt(b, at); return err })
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read the memory of process %d: %w", r.pid, err)
+	}
+	return nil
+}
+
+// Write copies buf into the runs, one after the other; runs of zeros get zeros and take nothing from buf.
+func (r Region) Write(runs []Run, buf []byte) error {
+	for len(runs) > 0 {
+		n := 0
+		for n < len(runs) && runs[n].Zero == runs[0].Zero {
+			n++
+		}
+		src, used := buf, Bytes(runs[:n])
+		if runs[0].Zero {
+			src = make([]byte, length(runs[:n]))
+		}
+		if err := r.write(runs[:n], src); err != nil {
+			return fmt.Errorf("cannot write the memory of process %d: %w", r.pid, err)
+		}
+		buf, runs = buf[used:], runs[n:]
+	}
+	return nil
+}
+
+func (r Region) write(runs []Run, buf []byte) error {
+	err := r.vectors(runs, buf, unix.ProcessVMWritev)
+	if errors.Is(err, unix.ENOSYS) {
+		err = r.each(runs, buf, os.O_WRONLY, func(f *os.File, b []byte, at int64) error { _, err := f.WriteAt(b, at); return err })
+	}
+	return err
+}
+
+type transfer func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error)
+
+// vectors moves many runs with each call: half the time of /proc/PID/mem, which copies twice.
+func (r Region) vectors(runs []Run, buf []byte, move transfer) error {
+	remote := make([]unix.RemoteIovec, 0, min(len(runs), maxVector))
+	for len(runs) > 0 {
+		remote, total := remote[:0], 0
+		var left Run
+		n := 0
+		for ; n < len(runs) && n < maxVector && total < maxTransfer; n++ {
+			size := min(int(runs[n].Length), maxTransfer-total)
+			left = Run{Offset: runs[n].Offset + int64(size), Length: runs[n].Length - int64(size)}
+			remote = append(remote, unix.RemoteIovec{Base: uintptr(r.base) + uintptr(runs[n].Offset), Len: size})
+			total += size
+		}
+		local := []unix.Iovec{{Base: &buf[0]}}
+		local[0].SetLen(total)
+		moved, err := move(r.pid, local, remote, 0)
+		if err != nil {
+			return err
+		}
+		if moved != total {
+			return fmt.Errorf("%d bytes of %d: %w", moved, total, unix.EFAULT)
+		}
+		buf, runs = buf[total:], runs[n:]
+		if left.Length > 0 {
+			runs = append([]Run{left}, runs...)
+		}
+	}
+	return nil
+}
+
+// each is for kernels without CONFIG_CROSS_MEMORY_ATTACH.
+func (r Region) each(runs []Run, buf []byte, flag int, move func(*os.File, []byte, int64) error) error {
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", r.pid), flag, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for _, run := range runs {
+		if err := move(f, buf[:run.Length], int64(r.base)+run.Offset); err != nil {
+			return err
+		}
+		buf = buf[run.Length:]
+	}
+	return nil
+}
+
+// length is what the runs cover, zeros included.
+func length(runs []Run) int64 {
+	var n int64
+	for _, r := range runs {
+		n += r.Length
+	}
+	return n
+}
+
+// Buffer is memory outside of Go's heap whose pages are there already: copying into it takes no page faults.
+type Buffer []byte
+
+// NewBuffer makes a buffer; Free gives it back.
+func NewBuffer(size int64) (Buffer, error) {
+	b, err := unix.Mmap(-1, 0, int(max(size, PageSize)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	if err != nil {
+		return nil, fmt.Errorf("cannot allocate %d MiB: %w", size>>20, err)
+	}
+	return b, nil
+}
+
+// Free unmaps it; nil is no error.
+func (b Buffer) Free() error {
+	if b == nil {
+		return nil
+	}
+	return unix.Munmap(b)
+}

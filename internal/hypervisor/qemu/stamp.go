@@ -1,0 +1,76 @@
+package qemu
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"banger/internal/hypervisor"
+)
+
+// layout counts the changes to arguments that change which devices a guest has, or where.
+const layout = "1"
+
+// Stamp lists what a state depends on.
+func (h *Hypervisor) Stamp(ctx context.Context, m hypervisor.Machine) (hypervisor.Stamp, error) {
+	f, err := h.oracle.ask(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return stampFor(&m, f), nil
+}
+
+// stampFor: under emulation the guest's CPU is the same everywhere, but its clock is the host's counter. With KVM it is
+// the host's CPU itself.
+func stampFor(m *hypervisor.Machine, f *facts) hypervisor.Stamp {
+	drives := make([]string, 0, len(m.Drives))
+	for _, d := range m.Drives {
+		mode := "rw"
+		if d.ReadOnly {
+			mode = "ro"
+		}
+		drives = append(drives, d.Serial+":"+mode)
+	}
+	nic := "none"
+	if m.NIC != nil {
+		nic = string(m.NIC.Kind)
+	}
+	s := hypervisor.Stamp{
+		{Name: "hypervisor", Value: "qemu"},
+		{Name: "version", Value: f.Version},
+		{Name: "machine", Value: machineType(f)},
+		{Name: "layout", Value: layout},
+		{Name: "accelerator", Value: f.Accel},
+		{Name: "cpu", Value: cpuModel(f)},
+		{Name: "cpus", Value: strconv.Itoa(m.CPUs)},
+		{Name: "memory", Value: strconv.FormatInt(m.MemoryBytes, 10)},
+		{Name: "drives", Value: strings.Join(drives, " ")},
+		{Name: "network", Value: nic},
+	}
+	if f.Accel == "kvm" {
+		return append(s, hypervisor.Fact{Name: "host cpu", Value: f.HostCPU})
+	}
+	return append(s, hypervisor.Fact{Name: "tsc khz", Value: strconv.FormatInt(f.TSCKHz, 10)})
+}
+
+// differing says what a state was frozen with that is otherwise now; empty if nothing is.
+func differing(was, is hypervisor.Stamp) string {
+	now := map[string]string{}
+	for _, f := range is {
+		now[f.Name] = f.Value
+	}
+	var out []string
+	for _, f := range was {
+		if v, ok := now[f.Name]; !ok || v != f.Value {
+			out = append(out, fmt.Sprintf("%s %q (now %q)", f.Name, f.Value, v))
+		}
+		delete(now, f.Name)
+	}
+	for _, f := range is {
+		if v, ok := now[f.Name]; ok {
+			out = append(out, fmt.Sprintf("no %s (now %q)", f.Name, v))
+		}
+	}
+	return strings.Join(out, ", ")
+}
