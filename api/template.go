@@ -26,3 +26,9 @@ type Template struct {
 	// Discarded is why it is thawed no longer though VMs' disks still lie on it; empty for a good one.
 	Discarded string `json:"discarded"`
 }
+
+// TemplateBuild is POST /v1/templates/build.
+type TemplateBuild struct {
+	// Spec is that of the VMs that shall be thawed from it; zero fields are the defaults.
+	Spec VMSpec `json:"spec"`
+}

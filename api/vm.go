@@ -16,10 +16,10 @@ type State string
 
 // The states.
 const (
-	StateStopped  State = "stopped"  // no process; disks are there
-	StateStarting State = "starting" // a start is under way
-	StateRunning  State = "running"  // its VMM runs; see VM.Ready for the guest
-	StateStopping State = "stopping" // a stop is under way
+	StateStopped   State = "stopped"   // no process; disks are there
+	StateStarting  State = "starting"  // a start is under way
+	StateRunning   State = "running"   // its VMM runs; see VM.Ready for the guest
+	StateStopping  State = "stopping"  // a stop is under way
 	StateSuspended State = "suspended" // no process; memory is frozen on disk, and a start goes on from there
 	StatePaused    State = "paused"    // its VMM runs, its CPUs stand still
 	StateDeleting  State = "deleting"  // being removed; finished at the next daemon start if cut off

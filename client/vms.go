@@ -40,9 +40,24 @@ func (c *Client) DeleteVM(ctx context.Context, ref string, force bool) (api.Oper
 	return call[api.Operation](ctx, c, request{method: http.MethodDelete, path: vmPath(ref), query: q})
 }
 
-// StartVM begins to start a VM.
-func (c *Client) StartVM(ctx context.Context, ref string) (api.Operation, error) {
-	return call[api.Operation](ctx, c, request{method: http.MethodPost, path: vmPath(ref, "start")})
+// StartVM begins to start a VM, or to let a suspended one go on.
+func (c *Client) StartVM(ctx context.Context, ref string, start api.VMStart) (api.Operation, error) {
+	return call[api.Operation](ctx, c, request{method: http.MethodPost, path: vmPath(ref, "start"), body: start})
+}
+
+// SuspendVM begins to freeze a VM to disk.
+func (c *Client) SuspendVM(ctx context.Context, ref string) (api.Operation, error) {
+	return call[api.Operation](ctx, c, request{method: http.MethodPost, path: vmPath(ref, "suspend")})
+}
+
+// PauseVM stops a VM's CPUs.
+func (c *Client) PauseVM(ctx context.Context, ref string) (api.VM, error) {
+	return call[api.VM](ctx, c, request{method: http.MethodPost, path: vmPath(ref, "pause")})
+}
+
+// UnpauseVM lets a paused VM go on.
+func (c *Client) UnpauseVM(ctx context.Context, ref string) (api.VM, error) {
+	return call[api.VM](ctx, c, request{method: http.MethodPost, path: vmPath(ref, "unpause")})
 }
 
 // StopVM begins to stop a VM: asked first, forced after stop.TimeoutMS.

@@ -53,7 +53,7 @@ command, and takes it away without a trace.
 		top.GroupID = "vm"
 		root.AddCommand(top)
 	}
-	for _, cmd := range []*cobra.Command{newImageCmd(a), newKernelCmd(a)} {
+	for _, cmd := range []*cobra.Command{newImageCmd(a), newKernelCmd(a), newTemplateCmd(a)} {
 		cmd.GroupID = "object"
 		root.AddCommand(cmd)
 	}
@@ -73,7 +73,7 @@ func vmCommands() []func(*app) *cobra.Command {
 	return []func(*app) *cobra.Command{
 		newRunCmd, newCreateCmd, newStartCmd, newStopCmd, newRestartCmd, newKillCmd, newDeleteCmd, newListCmd, newShowCmd,
 		newSetCmd, newStatsCmd, newLogsCmd, newPortsCmd, newSSHCmd, newShellCmd, newExecCmd, newCpCmd, newPortForwardCmd,
-		newResetCmd, newPruneCmd, newWaitCmd, newSignalCmd,
+		newSuspendCmd, newPauseCmd, newUnpauseCmd, newResetCmd, newPruneCmd, newWaitCmd, newSignalCmd,
 	}
 }
 

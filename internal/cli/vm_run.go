@@ -87,7 +87,7 @@ func (o *runOptions) run(ctx context.Context, a *app, cmd *cobra.Command, argv [
 	if err != nil {
 		return err
 	}
-	create.Start = true
+	create.Start, create.Cold = true, o.cold
 	vm, err := a.createVM(ctx, c, create)
 	if err != nil {
 		return err

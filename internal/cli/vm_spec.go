@@ -15,11 +15,21 @@ type specOptions struct {
 	memory, disk, rootDisk sizeFlag
 	labels                 []string
 	autoRemove             bool
+	cold                   bool
 }
 
 func (o *specOptions) flags(a *app, cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.name, "name", "", "name of the VM, a DNS label (default: made up)")
+	f.StringArrayVar(&o.labels, "label", nil, "label the VM: `K=V`")
+	f.StringVar(&o.clientID, "client-id", "", "your own `KEY` for the VM: the same key and spec give the same VM again")
+	complete(cmd, "name", nothing)
+	o.shapeFlags(a, cmd)
+}
+
+// shapeFlags are those that a template has in common with its VMs.
+func (o *specOptions) shapeFlags(a *app, cmd *cobra.Command) {
+	f := cmd.Flags()
 	f.StringVar(&o.image, "image", "", "image to start from (default: debian)")
 	f.StringVar(&o.kernel, "kernel", "", "kernel to boot (default: debian)")
 	f.IntVarP(&o.cpus, "cpus", "c", 0, "virtual CPUs, 1 to 64")
@@ -27,12 +37,9 @@ func (o *specOptions) flags(a *app, cmd *cobra.Command) {
 	f.Var(&o.disk, "disk-size", "size of the work disk at /root and /home, such as 8G")
 	f.Var(&o.rootDisk, "root-size", "size of the root disk, such as 8G")
 	f.StringVar(&o.net, "net", "", "network: bridge (root's default), user (a user's default) or none")
-	f.StringArrayVar(&o.labels, "label", nil, "label the VM: `K=V`")
-	f.StringVar(&o.clientID, "client-id", "", "your own `KEY` for the VM: the same key and spec give the same VM again")
 	complete(cmd, "image", a.completeImages)
 	complete(cmd, "kernel", a.completeKernels)
 	complete(cmd, "net", fixed("bridge", "user", "none"))
-	complete(cmd, "name", nothing)
 }
 
 // request is the VM that was asked for. What was said by flag, environment or file is

@@ -34,12 +34,16 @@ func (w vmWork) command(a *app) *cobra.Command {
 }
 
 func newStartCmd(a *app) *cobra.Command {
-	return vmWork{
-		use: "start VM...", short: "start stopped VMs", complete: a.completeStopped,
+	var start api.VMStart
+	cmd := vmWork{
+		use: "start [flags] VM...", short: "start stopped VMs; let suspended ones go on", complete: a.completeStopped,
 		begin: func(ctx context.Context, c *client.Client, ref string) (api.Operation, error) {
-			return c.StartVM(ctx, ref)
+			return c.StartVM(ctx, ref, start)
 		},
 	}.command(a)
+	cmd.Flags().BoolVar(&start.Cold, "cold", false, "boot rather than thaw a template")
+	cmd.Flags().BoolVar(&start.DiscardMemory, "discard-memory", false, "boot a suspended VM as after a power cut; its frozen memory is lost")
+	return cmd
 }
 
 // stopRequest is --timeout, or the configured stop_timeout where somebody set it.

@@ -30,6 +30,7 @@ import (
 	"banger/internal/operation"
 	"banger/internal/server"
 	"banger/internal/store"
+	"banger/internal/template"
 	"banger/internal/vm"
 )
 
@@ -44,6 +45,7 @@ type parts struct {
 	host       host.Host
 	operations *operation.Registry
 	images     *image.Service
+	templates  *template.Service
 	network    *network.Network
 	vms        *vm.Service
 	hypervisor hypervisor.Hypervisor
@@ -90,10 +92,18 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 		Host: p.host, Paths: cfg.Paths, Store: st, AgentPath: agentPath(), Mirror: mirror(cfg),
 		Env: proxies(stdio.Environ), UID: stdio.UID, Now: now, Log: log,
 	})
+	templates := template.Options{
+		Store: st, Host: p.host, Hypervisor: p.hypervisor, Disks: disks(cfg), Network: p.network, Paths: cfg.Paths, Log: log, Now: now,
+		Random: random, NewID: func() string { return newID(rand.Reader) }, ReadyTimeout: cfg.ReadyTimeout,
+	}
+	if stdio.UID == 0 {
+		templates.UID = cfg.UIDBase + cfg.UIDCount // the one after those of VMs
+	}
+	p.templates = template.New(templates)
 	vms := vm.Options{
 		Store: st, Operations: p.operations, Host: p.host, Hypervisor: p.hypervisor, Disks: disks(cfg), Network: p.network,
 		Images: p.images, KnownHosts: ssh.KnownHosts{Path: cfg.Paths.KnownHosts()}, Paths: cfg.Paths, Log: log, Now: now,
-		Random: func(b []byte) { _, _ = rand.Read(b) }, // never fails (crypto/rand)
+		Random: random, Templates: p.templates,
 		Defaults: api.VMSpec{
 			Image: cfg.Image, Kernel: cfg.Kernel, CPUs: cfg.CPUs, MemoryBytes: cfg.Memory,
 			DiskBytes: cfg.DiskSize, RootBytes: cfg.RootSize, Net: api.NetKind(cfg.Net),
@@ -174,7 +184,7 @@ func proxies(environ []string) []string {
 
 // reconcile takes up what an earlier daemon left. One part's trouble keeps no other from it.
 func (p *parts) reconcile(ctx context.Context) error {
-	return errors.Join(p.images.Reconcile(ctx), p.vms.Reconcile(ctx))
+	return errors.Join(p.images.Reconcile(ctx), p.vms.Reconcile(ctx), p.templates.Reconcile(ctx, p.vms.TemplateInUse(ctx)))
 }
 
 func (p *parts) services(cfg *config.Config, stdio IO, log *slog.Logger, stop func()) server.Services {
@@ -199,6 +209,9 @@ func (p *parts) doctorOptions(cfg *config.Config) doctor.Options {
 		},
 	}
 }
+
+// random never fails (crypto/rand).
+func random(b []byte) { _, _ = rand.Read(b) }
 
 // newID is twelve characters of a-z and 2-7.
 func newID(random io.Reader) string {

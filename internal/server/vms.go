@@ -40,7 +40,15 @@ func (s *Server) deleteVM(c *call) (*operation.Operation, error) {
 	return s.VMs.Delete(c.ctx, c.ref(), c.flag("force"))
 }
 
-func (s *Server) startVM(c *call) (*operation.Operation, error) { return s.VMs.Start(c.ctx, c.ref()) }
+func (s *Server) startVM(c *call, start api.VMStart) (*operation.Operation, error) {
+	return s.VMs.Start(c.ctx, c.ref(), start)
+}
+
+func (s *Server) suspendVM(c *call) (*operation.Operation, error) {
+	return s.VMs.Suspend(c.ctx, c.ref())
+}
+func (s *Server) pauseVM(c *call) (api.VM, error)   { return s.VMs.Pause(c.ctx, c.ref()) }
+func (s *Server) unpauseVM(c *call) (api.VM, error) { return s.VMs.Unpause(c.ctx, c.ref()) }
 
 func (s *Server) stopVM(c *call, stop api.VMStop) (*operation.Operation, error) {
 	d, err := milliseconds("timeout_ms", stop.TimeoutMS)

@@ -55,5 +55,5 @@ func (s *Service) remove(ctx context.Context, id string) error {
 		return err
 	}
 	s.changes.Wake()
-	return s.Templates.Sweep(ctx, s.templateInUse(ctx))
+	return s.Templates.Sweep(ctx, s.TemplateInUse(ctx))
 }

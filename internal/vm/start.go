@@ -248,7 +248,7 @@ func (b *boot) running(ctx context.Context, instance hypervisor.Instance, thawed
 		return instance.Kill(ctx)
 	})
 	now := b.Now().UTC()
-	_, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	_, err := b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.StartedAt, vm.StoppedAt, vm.Pending, vm.Runtime.Thawed = &now, nil, []string{}, thawed
 		return []api.Event{{Kind: "vm.started"}}, nil
 	})

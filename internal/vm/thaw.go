@@ -19,7 +19,7 @@ func (b *boot) clonable() bool {
 
 // template finds or builds the template. Where none can be built the VM is booted, with a warning.
 func (b *boot) template(ctx context.Context) error {
-	w, err := b.templateWant(ctx)
+	w, err := b.templateWant(ctx, b.vm)
 	if err != nil {
 		return err
 	}
@@ -33,16 +33,21 @@ func (b *boot) template(ctx context.Context) error {
 	return err
 }
 
-func (b *boot) templateWant(ctx context.Context) (template.Want, error) {
-	img, err := b.Images.Image(ctx, b.vm.Runtime.ImageDigest)
+// templateWant is the template that a VM would be thawed from.
+func (s *Service) templateWant(ctx context.Context, vm api.VM) (template.Want, error) {
+	img, err := s.Images.Image(ctx, vm.Runtime.ImageDigest)
+	if err != nil {
+		return template.Want{}, err
+	}
+	m, err := s.machineOf(ctx, vm)
 	if err != nil {
 		return template.Want{}, err
 	}
 	return template.Want{
-		Image: img, KernelDigest: b.vm.Runtime.KernelDigest, Root: b.Images.RootPath(img.Digest),
-		Modules: b.machine.Drives[1].Path, Kernel: b.machine.Kernel, Initramfs: b.machine.Initramfs, Cmdline: b.machine.Cmdline,
-		CPUs: b.vm.Spec.CPUs, MemoryBytes: b.vm.Spec.MemoryBytes, DiskBytes: b.vm.Spec.DiskBytes, RootBytes: b.vm.Spec.RootBytes,
-		Net: b.vm.Spec.Net,
+		Image: img, KernelDigest: vm.Runtime.KernelDigest, Root: s.Images.RootPath(img.Digest),
+		Modules: m.Drives[1].Path, Kernel: m.Kernel, Initramfs: m.Initramfs, Cmdline: m.Cmdline,
+		CPUs: vm.Spec.CPUs, MemoryBytes: vm.Spec.MemoryBytes, DiskBytes: vm.Spec.DiskBytes, RootBytes: vm.Spec.RootBytes,
+		Net: vm.Spec.Net,
 	}, nil
 }
 
@@ -96,7 +101,7 @@ func (b *boot) bootInstead(ctx context.Context, why error) error {
 		}
 		return nil, nil
 	})
-	errs = append(errs, err, b.Templates.Discard(ctx, broken, why, b.templateInUse(ctx)))
+	errs = append(errs, err, b.Templates.Discard(ctx, broken, why, b.TemplateInUse(ctx)))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -140,8 +145,8 @@ func (b *boot) cannotResume(why error) error {
 		WithHint("banger vm start --discard-memory %s   # a boot as after a power cut; disks are kept", b.vm.Name)
 }
 
-// templateInUse tells which VM's disks or memory lie on a template.
-func (s *Service) templateInUse(ctx context.Context) template.InUse {
+// TemplateInUse tells which VM's disks or memory lie on a template.
+func (s *Service) TemplateInUse(ctx context.Context) template.InUse {
 	vms, err := s.Store.VMs(ctx)
 	return func(id string) (string, bool) {
 		if err != nil {

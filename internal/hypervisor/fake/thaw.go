@@ -21,6 +21,12 @@ func (h *Hypervisor) Stamp(context.Context, hypervisor.Machine) (hypervisor.Stam
 func (i *instance) Freeze(context.Context, hypervisor.Freeze) (hypervisor.FreezeResult, error) {
 	return hypervisor.FreezeResult{}, api.Errorf(api.CodeUnsupported, "cannot freeze yet")
 }
-func (i *instance) Pause(context.Context) error         { return api.Errorf(api.CodeUnsupported, "cannot pause yet") }
-func (i *instance) Resume(context.Context) error        { return api.Errorf(api.CodeUnsupported, "cannot pause yet") }
-func (i *instance) SetLink(context.Context, bool) error { return api.Errorf(api.CodeUnsupported, "cannot set the link yet") }
+func (i *instance) Pause(context.Context) error {
+	return api.Errorf(api.CodeUnsupported, "cannot pause yet")
+}
+func (i *instance) Resume(context.Context) error {
+	return api.Errorf(api.CodeUnsupported, "cannot pause yet")
+}
+func (i *instance) SetLink(context.Context, bool) error {
+	return api.Errorf(api.CodeUnsupported, "cannot set the link yet")
+}

@@ -33,14 +33,28 @@ func (r Region) Write(runs []Run, buf []byte) error {
 		for n < len(runs) && runs[n].Zero == runs[0].Zero {
 			n++
 		}
-		src, used := buf, Bytes(runs[:n])
+		var err error
 		if runs[0].Zero {
-			src = make([]byte, length(runs[:n]))
+			err = r.clear(runs[:n])
+		} else {
+			used := Bytes(runs[:n])
+			err = r.write(runs[:n], buf[:used])
+			buf = buf[used:]
 		}
-		if err := r.write(runs[:n], src); err != nil {
+		if err != nil {
 			return fmt.Errorf("cannot write the memory of process %d: %w", r.pid, err)
 		}
-		buf, runs = buf[used:], runs[n:]
+		runs = runs[n:]
+	}
+	return nil
+}
+
+func (r Region) clear(runs []Run) error {
+	zeros := make([]byte, min(length(runs), imageStep))
+	for _, run := range pieces(runs, imageStep) {
+		if err := r.write([]Run{run}, zeros[:run.Length]); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -99,6 +113,34 @@ func (r Region) each(runs []Run, buf []byte, flag int, move func(*os.File, []byt
 		buf = buf[run.Length:]
 	}
 	return nil
+}
+
+// Restore puts back into the runs what an image file has there.
+func (r Region) Restore(runs []Run, image string) error {
+	f, err := os.Open(image)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for _, run := range pieces(runs, imageStep) {
+		b := make([]byte, run.Length)
+		if _, err := f.ReadAt(b, run.Offset); err != nil {
+			return err
+		}
+		if err := r.Write([]Run{run}, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Zeros are the same runs, holding zeros.
+func Zeros(runs []Run) []Run {
+	out := make([]Run, len(runs))
+	for i, r := range runs {
+		out[i] = Run{Offset: r.Offset, Length: r.Length, Zero: true}
+	}
+	return out
 }
 
 // length is what the runs cover, zeros included.

@@ -13,7 +13,7 @@ import (
 // scanArg is struct pm_scan_arg, and scanRange struct page_region, of the kernel's linux/fs.h (since Linux 6.7).
 type scanArg struct {
 	size, flags, start, end, walkEnd, vec, vecLen, maxPages uint64
-	inverted, mask, anyOf, returned                        uint64
+	inverted, mask, anyOf, returned                         uint64
 }
 
 type scanRange struct{ start, end, categories uint64 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"banger/api"
 	"banger/internal/host"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/qemu/qmp"
@@ -56,13 +57,7 @@ func (i *instance) reconnect(ctx context.Context) error {
 	}
 	state, err := c.RunState(ctx)
 	if err == nil {
-		switch state {
-		case "prelaunch", "paused":
-			// An earlier daemon ended between its stop and its cont.
-			err = c.Cont(ctx)
-		case "io-error":
-			i.pausedBy(diskFull, time.Now())
-		}
+		err = i.takeUp(ctx, c, state)
 	}
 	if err == nil {
 		err = i.setControl(c)
@@ -71,6 +66,32 @@ func (i *instance) reconnect(ctx context.Context) error {
 		_ = c.Close()
 	}
 	return err
+}
+
+// takeUp goes on from the state that the guest is in.
+func (i *instance) takeUp(ctx context.Context, c *qmp.Client, state string) error {
+	switch state {
+	case "prelaunch", "restore-vm", "inmigrate":
+		if i.thawed() {
+			return api.Errorf(api.CodeConflict, "its thaw was cut off")
+		}
+		// An earlier daemon ended before the guest's first instruction.
+		return c.Cont(ctx)
+	case "paused", "save-vm":
+		if i.adopting() {
+			// By whom is not known here.
+			i.mu.Lock()
+			i.standing = true
+			i.mu.Unlock()
+			return nil
+		}
+		if !i.Standing() {
+			return c.Cont(ctx)
+		}
+	case "io-error":
+		i.pausedBy(diskFull, time.Now())
+	}
+	return nil
 }
 
 // Find asks the control socket whose it is, and looks through all processes if that fails.

@@ -3,17 +3,43 @@ package qemu
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
 	"banger/internal/hypervisor"
 )
 
-// The descriptors that QEMU inherits, in the order of host.Command.Files.
+// The descriptors that QEMU inherits first, in the order of host.Command.Files.
 const (
 	fdControl = 3
 	fdAgent   = 4
-	fdTap     = 5
+)
+
+// launch is what one QEMU is started with: descriptors by number, and where its memory comes from.
+type launch struct {
+	files []*os.File
+	// memory is the id of the memory backend: it tells a later daemon whether the guest was thawed, and on what.
+	memory string
+	// image is the file that the memory maps privately; empty for memory that begins as zeros.
+	image string
+	tap   int
+	// state is the descriptor of device state to load; 0 for a cold boot.
+	state int
+}
+
+// hand adds a descriptor and says which it will be.
+func (l *launch) hand(f *os.File) int {
+	l.files = append(l.files, f)
+	return 2 + len(l.files)
+}
+
+// Ids of memory backends.
+const (
+	memoryCold   = "mem"  // a cold boot
+	memoryThawed = "mem-" // followed by the id of the image, in hex; nothing follows where there is none
+	stateFDSet   = "1"    // what -add-fd calls the device state
+	stateFile    = "/dev/fdset/" + stateFDSet
 )
 
 // sandbox is QEMU's own seccomp filter. It also sets no_new_privs. -runas dies of it,
@@ -25,7 +51,7 @@ const tbSizeMiB = 128
 
 // arguments is QEMU's command line for m. Every value that holds a path goes in as
 // JSON, or with its commas doubled.
-func arguments(m *hypervisor.Machine, f *facts) ([]string, error) {
+func arguments(m *hypervisor.Machine, f *facts, l *launch) ([]string, error) {
 	mem := strconv.FormatInt(m.MemoryBytes>>20, 10) + "M"
 	args := []string{
 		"-name", "guest=" + escape(m.ID),
@@ -33,11 +59,13 @@ func arguments(m *hypervisor.Machine, f *facts) ([]string, error) {
 		"-sandbox", sandbox,
 		// The guest runs when the daemon has written down that it exists.
 		"-S",
-		"-machine", machine(f),
+		"-machine", machineType(f) + ",memory-backend=" + l.memory,
 		"-cpu", cpuModel(f),
 		"-smp", strconv.Itoa(m.CPUs),
 		"-m", mem,
-		"-object", "memory-backend-ram,id=mem,size=" + mem + ",reserve=off",
+		"-object", memoryBackend(l, mem),
+		// Device state is saved and loaded without the section that only a migration has.
+		"-global", "migration.send-configuration=off",
 		"-kernel", m.Kernel, "-initrd", m.Initramfs, "-append", kernelCmdline(m, f),
 		"-chardev", identifies(m),
 		"-serial", "chardev:console",
@@ -51,22 +79,33 @@ func arguments(m *hypervisor.Machine, f *facts) ([]string, error) {
 	}
 	args = append(args, accelArgs(f)...)
 	for i, d := range m.Drives {
-		a, err := driveArgs(node(i), d)
+		a, err := driveArgs(i, d)
 		if err != nil {
 			return nil, err
 		}
 		args = append(args, a...)
 	}
 	if m.NIC != nil {
-		args = append(args, nicArgs(m.NIC)...)
+		args = append(args, nicArgs(m.NIC, l)...)
+	}
+	if l.state != 0 {
+		args = append(args, "-add-fd", fmt.Sprintf("fd=%d,set=%s", l.state, stateFDSet))
 	}
 	return args, nil
 }
 
-// machine leaves out what this QEMU does not know. Without the PIT an idle guest
+// memoryBackend: private in any case, so that what a guest writes is its own.
+func memoryBackend(l *launch, size string) string {
+	if l.image == "" {
+		return "memory-backend-ram,id=" + l.memory + ",size=" + size + ",reserve=off"
+	}
+	return "memory-backend-file,id=" + l.memory + ",size=" + size + ",reserve=off,share=off,mem-path=" + escape(l.image)
+}
+
+// machineType leaves out what this QEMU does not know. Without the PIT an idle guest
 // costs half the CPU; without PIC or RTC a cold boot takes two seconds longer.
-func machine(f *facts) string {
-	parts := []string{"microvm", "memory-backend=mem"}
+func machineType(f *facts) string {
+	parts := []string{"microvm"}
 	for _, o := range []string{"acpi=on", "pit=off", "suppress-vmdesc=on"} {
 		name, _, _ := strings.Cut(o, "=")
 		if f.knows(name) {
@@ -107,33 +146,46 @@ func kernelCmdline(m *hypervisor.Machine, f *facts) string {
 	return strings.Join(parts, " ")
 }
 
-// node is the name of drive i's block node.
+// node is the name of drive i's first block node; layers put on top have names of their own.
 func node(i int) string { return "d" + strconv.Itoa(i) }
 
-func driveArgs(name string, d hypervisor.Drive) ([]string, error) {
-	block := map[string]any{
-		"driver": d.Format, "node-name": name, "read-only": d.ReadOnly,
-		"file": map[string]any{"driver": "file", "filename": d.Path, "read-only": d.ReadOnly, "discard": "unmap"},
-	}
-	device := map[string]any{"driver": "virtio-blk-device", "id": "v" + name, "drive": name, "serial": d.Serial}
+// device is the name of drive i's device.
+func device(i int) string { return "v" + node(i) }
+
+func driveArgs(i int, d hypervisor.Drive) ([]string, error) {
+	dev := map[string]any{"driver": "virtio-blk-device", "id": device(i), "drive": node(i), "serial": d.Serial}
 	if !d.ReadOnly {
-		block["discard"], block["detect-zeroes"] = "unmap", "unmap"
 		// A full host disk pauses the guest instead of failing its writes; its flushes are the host's fdatasync.
-		device["werror"], device["write-cache"] = "enospc", "on"
+		dev["werror"], dev["write-cache"] = "enospc", "on"
 	}
-	b, err := json.Marshal(block)
+	b, err := json.Marshal(blockNode(node(i), d))
 	if err != nil {
 		return nil, err
 	}
-	v, err := json.Marshal(device)
+	v, err := json.Marshal(dev)
 	if err != nil {
 		return nil, err
 	}
 	return []string{"-blockdev", string(b), "-device", string(v)}, nil
 }
 
-func nicArgs(n *hypervisor.NIC) []string {
-	netdev := fmt.Sprintf("tap,id=net0,fd=%d", fdTap)
+// blockNode describes a drive's file to QEMU.
+func blockNode(name string, d hypervisor.Drive) map[string]any {
+	block := map[string]any{
+		"driver": d.Format, "node-name": name, "read-only": d.ReadOnly,
+		"file": map[string]any{"driver": "file", "filename": d.Path, "read-only": d.ReadOnly, "discard": "unmap"},
+	}
+	if !d.ReadOnly {
+		block["discard"], block["detect-zeroes"] = "unmap", "unmap"
+	}
+	return block
+}
+
+// netDevice is the name that set_link knows both ends of the cable by.
+const netDevice = "net0"
+
+func nicArgs(n *hypervisor.NIC, l *launch) []string {
+	netdev := fmt.Sprintf("tap,id=net0,fd=%d", l.tap)
 	if n.Tap == nil {
 		netdev = "stream,id=net0,server=off,addr.type=unix,addr.path=" + escape(n.Socket)
 	}

@@ -54,10 +54,15 @@ func (i *instance) onBlockError(e qmp.Event) {
 	i.mu.Unlock()
 }
 
+// onStop: a stop that we asked for is no news.
 func (i *instance) onStop(at time.Time) {
 	i.mu.Lock()
-	reason := i.ioReason
+	i.stoppedAt = at
+	reason, ours := i.ioReason, i.standing
 	i.mu.Unlock()
+	if ours {
+		return
+	}
 	if reason == "" {
 		reason = "QEMU stopped the guest"
 		if l := i.log.last(); l != "" {
@@ -87,7 +92,8 @@ func (i *instance) pausedBy(reason string, at time.Time) {
 func (i *instance) onResume(at time.Time) {
 	i.mu.Lock()
 	was := i.paused
-	i.paused, i.ioReason = false, ""
+	i.paused, i.standing, i.ioReason = false, false, ""
+	i.resumedAt = at
 	i.mu.Unlock()
 	if was {
 		i.emit(hypervisor.EventResumed, "", at)

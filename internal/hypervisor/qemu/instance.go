@@ -10,6 +10,7 @@ import (
 
 	"banger/internal/host"
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/memory"
 	"banger/internal/hypervisor/qemu/qmp"
 	"banger/internal/hypervisor/vmm"
 )
@@ -26,6 +27,11 @@ type instance struct {
 	guest *vmm.Channel
 	queue *vmm.Events
 
+	// lease is the use of a memory image; nil for a guest that was booted, or that an earlier daemon thawed.
+	lease *memory.Lease
+	// turn is filled while a freeze, a pause or a resume is under way.
+	turn chan struct{}
+
 	// life ends when the VMM is gone or we let go of it; its cause tells which.
 	life   context.Context
 	finish context.CancelCauseFunc
@@ -36,6 +42,8 @@ type instance struct {
 	off      bool // the guest has said that it powers off
 	killed   bool // by us
 	paused   bool // by QEMU
+	standing bool // by us
+	stoppedAt, resumedAt time.Time
 	ioReason string
 	oomKills uint64 // the host's count when we took the VMM up
 }
@@ -44,7 +52,7 @@ func newInstance(h *Hypervisor, m hypervisor.Machine, p host.Process, log *logTa
 	life, finish := context.WithCancelCause(context.Background())
 	i := &instance{
 		h: h, m: m, p: p, log: log, life: life, finish: finish,
-		queue: vmm.NewEvents(), oomKills: oomKills(),
+		queue: vmm.NewEvents(), oomKills: oomKills(), turn: make(chan struct{}, 1),
 	}
 	i.guest = vmm.NewChannel(life, agentSocket(&m), p.PID, h.epoch)
 	return i
@@ -77,9 +85,15 @@ func (i *instance) Kill(ctx context.Context) error {
 
 // GrowDrive resizes the disk behind a drive and tells the guest.
 func (i *instance) GrowDrive(ctx context.Context, serial string, bytes int64) error {
-	n, err := i.nodeOf(serial)
+	n, err := i.driveOf(serial)
 	if err == nil {
-		err = i.do(ctx, func(c *qmp.Client) error { return c.BlockResize(ctx, n, bytes) })
+		err = i.do(ctx, func(c *qmp.Client) error {
+			tops, err := c.Tops(ctx)
+			if err != nil {
+				return err
+			}
+			return c.BlockResize(ctx, tops[device(n)].Node, bytes)
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("cannot grow drive %s of %s: %w", serial, i.m.ID, err)
@@ -93,7 +107,7 @@ func (i *instance) DriveStats(ctx context.Context) (map[string]hypervisor.DriveS
 	err := i.do(ctx, func(c *qmp.Client) error {
 		stats, err := c.BlockStats(ctx)
 		for n, d := range i.m.Drives {
-			s := stats[node(n)]
+			s := stats[device(n)]
 			out[d.Serial] = hypervisor.DriveStats{ReadBytes: s.ReadBytes, WriteBytes: s.WriteBytes}
 		}
 		return err
@@ -107,6 +121,7 @@ func (i *instance) DriveStats(ctx context.Context) (map[string]hypervisor.DriveS
 // Detach lets go: QEMU goes on, Events is closed without an EventExited.
 func (i *instance) Detach() {
 	i.finish(vmm.ErrDetached)
+	i.lease.Release()
 	i.guest.Close()
 	if c := i.currentControl(); c != nil {
 		_ = c.Close()
@@ -114,13 +129,29 @@ func (i *instance) Detach() {
 	i.queue.Abandon()
 }
 
-func (i *instance) nodeOf(serial string) (string, error) {
+// DriveFiles are the files that the drives' newest layers are in.
+func (i *instance) DriveFiles(ctx context.Context) (map[string]string, error) {
+	out := make(map[string]string, len(i.m.Drives))
+	err := i.do(ctx, func(c *qmp.Client) error {
+		tops, err := c.Tops(ctx)
+		for n, d := range i.m.Drives {
+			out[d.Serial] = tops[device(n)].File
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot tell the drives' files of %s: %w", i.m.ID, err)
+	}
+	return out, nil
+}
+
+func (i *instance) driveOf(serial string) (int, error) {
 	for n, d := range i.m.Drives {
 		if d.Serial == serial {
-			return node(n), nil
+			return n, nil
 		}
 	}
-	return "", fmt.Errorf("it has no drive of that name")
+	return 0, fmt.Errorf("it has no drive of that name")
 }
 
 // do runs one conversation on the control connection.
@@ -200,5 +231,6 @@ func (i *instance) watch() {
 	i.mu.Unlock()
 	i.queue.Put(hypervisor.Event{Kind: hypervisor.EventExited, Detail: wordExit(e), At: time.Now()})
 	i.queue.Finish()
+	i.lease.Release()
 	i.finish(vmm.ErrDied)
 }

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -118,6 +119,23 @@ func (k kvmHost) obstacle() (reason, hint string) {
 		return fmt.Sprintf("/dev/kvm cannot be opened: %v", err), "sudo dmesg | grep -i kvm"
 	}
 	return "", ""
+}
+
+// cpu names the host's CPU: with KVM guests have its features, and none of them may be missing where a guest goes on.
+func (k kvmHost) cpu() string {
+	b, err := os.ReadFile(k.cpuinfo)
+	if err != nil {
+		return ""
+	}
+	model := ""
+	for line := range strings.Lines(string(b)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			model = strings.TrimSpace(value)
+			break
+		}
+	}
+	flags := sha256.Sum256([]byte(strings.Join(cpuFlags(string(b)), " ")))
+	return fmt.Sprintf("%s, features %x", model, flags[:6])
 }
 
 // cpuFlags are those of the first processor.

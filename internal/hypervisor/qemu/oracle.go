@@ -29,6 +29,8 @@ type facts struct {
 	Options []string `json:"machine_options"`
 	MaxCPUs int      `json:"max_cpus"`
 	TSCKHz  int64    `json:"tsc_khz"`
+	// HostCPU is the model and what it can do; empty under emulation, where guests see nothing of it.
+	HostCPU string `json:"host_cpu"`
 
 	Accel  string `json:"accel"`
 	Reason string `json:"reason"`
@@ -96,7 +98,7 @@ func (o *oracle) ask(ctx context.Context) (*facts, error) {
 		o.known = f
 		return f, nil
 	}
-	f, err := o.look(ctx, want)
+	f, err := o.look(ctx, want, readFacts(o.file))
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +114,8 @@ func (f *facts) holds(want *facts) bool {
 		f.Stamp == want.Stamp && f.Asked == want.Asked && f.Device == want.Device && f.Obstacle == want.Obstacle && f.Version != "" && f.Accel != ""
 }
 
-func (o *oracle) look(ctx context.Context, f facts) (*facts, error) {
+// look finds everything out; before are the facts of an earlier boot, nil for none.
+func (o *oracle) look(ctx context.Context, f facts, before *facts) (*facts, error) {
 	version, err := o.output(ctx, f.Binary, "--version")
 	if err != nil {
 		return nil, err
@@ -129,10 +132,24 @@ func (o *oracle) look(ctx context.Context, f facts) (*facts, error) {
 	if err := o.decide(ctx, &f); err != nil {
 		return nil, err
 	}
-	if f.Accel != "kvm" {
-		f.TSCKHz = o.measure()
+	if f.Accel == "kvm" {
+		f.HostCPU = o.kvm.cpu()
+	} else {
+		f.TSCKHz = steady(o.measure(), before)
 	}
 	return &f, nil
+}
+
+// steady keeps the figure of an earlier boot where the new one means the same counter: guests that were frozen
+// then are tied to it. Two measurements differ by millionths, two hosts by more than a thousandth.
+func steady(measured int64, before *facts) int64 {
+	if before == nil || before.TSCKHz == 0 || measured == 0 {
+		return measured
+	}
+	if d := measured - before.TSCKHz; max(d, -d)*10_000 > before.TSCKHz {
+		return measured
+	}
+	return before.TSCKHz
 }
 
 // outputTimeout bounds programs that only print something.

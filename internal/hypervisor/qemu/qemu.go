@@ -13,6 +13,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/host"
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/memory"
 	"banger/internal/hypervisor/vmm"
 )
 
@@ -34,6 +35,7 @@ type Hypervisor struct {
 	binary string
 	epoch  func() uint64
 	oracle *oracle
+	vault  *memory.Vault
 }
 
 var _ hypervisor.Hypervisor = (*Hypervisor)(nil)
@@ -45,7 +47,7 @@ func New(o Options) *Hypervisor {
 	}
 	return &Hypervisor{
 		host: o.Host, log: o.Log, binary: o.Binary, epoch: vmm.RandomEpoch,
-		oracle: newOracle(o),
+		oracle: newOracle(o), vault: &memory.Vault{},
 	}
 }
 

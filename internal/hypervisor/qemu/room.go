@@ -25,7 +25,7 @@ func (i *instance) resumeWhenRoom() {
 		case <-i.life.Done():
 			return
 		}
-		if c := i.currentControl(); c != nil && i.hasRoom() {
+		if c := i.currentControl(); c != nil && !i.Standing() && i.hasRoom() {
 			ctx, cancel := context.WithTimeout(i.life, adoptTimeout)
 			// Until RESUME says otherwise it counts as paused, and is tried again.
 			_ = c.Cont(ctx)

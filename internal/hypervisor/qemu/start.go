@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"syscall"
 	"time"
@@ -29,49 +30,87 @@ func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record fun
 	if err := ctx.Err(); err != nil {
 		return nil, h.wrap(&m, "start", err)
 	}
-	log := tailFrom(vmmLog(&m))
-	p, err := h.spawn(&m, f)
+	i, err := h.run(ctx, m, f, launch{memory: memoryCold}, record, func(ctx context.Context, i *instance) error {
+		return i.control.Cont(ctx)
+	})
 	if err != nil {
 		return nil, h.wrap(&m, "start", err)
 	}
-	i, err := h.bringUp(ctx, m, p, record, log)
+	return i, nil
+}
+
+// run starts a QEMU and brings it to where begin has let the guest go. On error it is gone again.
+func (h *Hypervisor) run(ctx context.Context, m hypervisor.Machine, f *facts, l launch, record func(host.Process) error, begin func(context.Context, *instance) error) (*instance, error) {
+	log := tailFrom(vmmLog(&m))
+	s, err := h.spawn(&m, f, l)
+	if err != nil {
+		return nil, err
+	}
+	i, err := h.bringUp(ctx, m, s, record, log, begin)
 	if err == nil {
 		return i, nil
 	}
-	if kerr := h.undo(p); kerr != nil {
-		return nil, h.wrap(&m, "start", errors.Join(err, kerr))
+	if kerr := h.undo(s.p); kerr != nil {
+		return nil, errors.Join(err, kerr)
 	}
 	if errors.Is(err, vmm.ErrDied) {
-		status, known := h.host.ExitStatus(p)
+		status, known := h.host.ExitStatus(s.p)
 		err = errors.New(wordExit(exit{status: status, known: known, stderr: log.lines()}))
 	}
-	return nil, h.wrap(&m, "start", err)
+	return nil, err
 }
 
-// spawn starts the process with its sockets and its tap.
-func (h *Hypervisor) spawn(m *hypervisor.Machine, f *facts) (host.Process, error) {
-	args, err := arguments(m, f)
-	if err != nil {
-		return host.Process{}, err
-	}
-	var files []*os.File
-	for _, path := range []string{controlSocket(m), agentSocket(m)} {
-		s, err := vmm.Listen(path)
+// spawned is a process that has just been started, with the connections that wait for it.
+type spawned struct {
+	p              host.Process
+	control, agent net.Conn
+}
+
+// spawn starts the process with its sockets and its tap. The sockets are connected before the process is there: it
+// finds both connections waiting when it first looks, so that a guest which is thawed sees its port connected from
+// the beginning (connected later, with output of the guest pending, QEMU 7.2 sends nothing until the next connection).
+func (h *Hypervisor) spawn(m *hypervisor.Machine, f *facts, l launch) (_ spawned, err error) {
+	var s spawned
+	defer func() {
 		if err != nil {
-			return host.Process{}, err
+			s.close()
+		}
+	}()
+	first := []*os.File{}
+	for _, c := range []struct {
+		path string
+		conn *net.Conn
+	}{{controlSocket(m), &s.control}, {agentSocket(m), &s.agent}} {
+		f, conn, err := vmm.ListenConnected(c.path)
+		if err != nil {
+			return s, err
 		}
 		// Closed once the child has its copy, so that a dead QEMU's socket refuses.
-		defer s.Close()
-		files = append(files, s)
+		defer f.Close()
+		first, *c.conn = append(first, f), conn
 	}
+	l.files = append(first, l.files...)
 	if m.NIC != nil && m.NIC.Tap != nil {
-		files = append(files, m.NIC.Tap)
+		l.tap = l.hand(m.NIC.Tap)
+	}
+	args, err := arguments(m, f, &l)
+	if err != nil {
+		return s, err
 	}
 	uid, gid := credentials(m, f)
-	return h.host.Spawn(host.Command{
+	s.p, err = h.host.Spawn(host.Command{
 		Path: f.Binary, Args: args, Dir: "/", UID: uid, GID: gid,
-		Files: files, LogPath: vmmLog(m), OOMScoreAdj: oomScoreAdj,
+		Files: l.files, LogPath: vmmLog(m), OOMScoreAdj: oomScoreAdj,
 	})
+	return s, err
+}
+
+func (s *spawned) close() {
+	for _, c := range []net.Conn{s.control, s.agent} {
+		if c != nil {
+			_ = c.Close()
+		}
+	}
 }
 
 // credentials: under KVM a VMM of its own uid gets the group that may open /dev/kvm.
@@ -82,25 +121,24 @@ func credentials(m *hypervisor.Machine, f *facts) (uid, gid int) {
 	return m.UID, m.GID
 }
 
-// bringUp records the process, connects and lets the guest run.
-func (h *Hypervisor) bringUp(ctx context.Context, m hypervisor.Machine, p host.Process, record func(host.Process) error, log *logTail) (*instance, error) {
-	if err := record(p); err != nil {
-		return nil, fmt.Errorf("cannot record process %d: %w", p.PID, err)
+// bringUp records the process, shakes hands and lets the guest begin.
+func (h *Hypervisor) bringUp(ctx context.Context, m hypervisor.Machine, s spawned, record func(host.Process) error, log *logTail, begin func(context.Context, *instance) error) (*instance, error) {
+	if err := record(s.p); err != nil {
+		s.close()
+		return nil, fmt.Errorf("cannot record process %d: %w", s.p.PID, err)
 	}
-	alive, stop := h.whileAlive(ctx, p)
+	alive, stop := h.whileAlive(ctx, s.p)
 	defer stop()
-	i := newInstance(h, m, p, log)
-	conn, _, err := vmm.Connect(alive, controlSocket(&m))
-	if err == nil {
-		i.control, err = qmp.New(alive, conn, i.onEvent)
-	}
-	if err == nil {
-		err = i.control.Cont(alive)
+	i := newInstance(h, m, s.p, log)
+	i.guest.Begin(s.agent)
+	var err error
+	if i.control, err = qmp.New(alive, s.control, i.onEvent); err == nil {
+		err = begin(alive, i)
 	}
 	if err != nil {
 		i.Detach()
 		// A dying QEMU is seen as a broken connection first: say which it was.
-		if ctx.Err() == nil && h.soonDead(p) {
+		if ctx.Err() == nil && h.soonDead(s.p) {
 			err = vmm.ErrDied
 		}
 		return nil, err

@@ -2,25 +2,231 @@ package qemu
 
 import (
 	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
 
-	"banger/api"
 	"banger/internal/host"
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/memory"
+	"banger/internal/hypervisor/qemu/qmp"
 )
 
-// Thaw is being built.
-func (h *Hypervisor) Thaw(context.Context, hypervisor.Machine, hypervisor.Frozen, func(host.Process) error) (hypervisor.Instance, error) {
-	return nil, api.Errorf(api.CodeUnsupported, "cannot thaw yet")
+// Thaw starts a QEMU whose guest goes on from f.
+//
+// QEMU sets its machine up as for a boot and stays before the first instruction. Then memory and device state are put
+// in place, and the guest goes on. An -incoming migration would do the same, but leaves the firmware's memory empty (its
+// roms come with the memory of a migration), so that the guest could never reboot.
+func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hypervisor.Frozen, record func(host.Process) error) (hypervisor.Instance, error) {
+	facts, err := h.oracle.ask(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, h.wrap(&m, "thaw", err)
+	}
+	t, err := h.thawing(ctx, &m, f, facts)
+	if err != nil {
+		return nil, h.wrap(&m, "thaw", err)
+	}
+	defer t.close()
+	i, err := h.run(ctx, m, facts, t.launch, record, t.load)
+	if err != nil {
+		return nil, h.wrap(&m, "thaw", err)
+	}
+	i.lease, t.lease = t.lease, nil
+	return i, nil
 }
 
-// Stamp is being built.
-func (h *Hypervisor) Stamp(context.Context, hypervisor.Machine) (hypervisor.Stamp, error) {
-	return nil, api.Errorf(api.CodeUnsupported, "cannot thaw yet")
+// thaw is one under way.
+type thaw struct {
+	m      *hypervisor.Machine
+	frozen hypervisor.Frozen
+	launch launch
+	lease  *memory.Lease // nil where the memory began as zeros
+	device *os.File
+	// pages delivers the own pages, read and checked while QEMU starts; both nil for none.
+	pages chan pagesRead
 }
 
-func (i *instance) Freeze(context.Context, hypervisor.Freeze) (hypervisor.FreezeResult, error) {
-	return hypervisor.FreezeResult{}, api.Errorf(api.CodeUnsupported, "cannot freeze yet")
+type pagesRead struct {
+	pages *memory.Pages
+	err   error
 }
-func (i *instance) Pause(context.Context) error         { return api.Errorf(api.CodeUnsupported, "cannot pause yet") }
-func (i *instance) Resume(context.Context) error        { return api.Errorf(api.CodeUnsupported, "cannot pause yet") }
-func (i *instance) SetLink(context.Context, bool) error { return api.Errorf(api.CodeUnsupported, "cannot set the link yet") }
+
+// thawing checks all that can be checked before a process is there.
+func (h *Hypervisor) thawing(ctx context.Context, m *hypervisor.Machine, f hypervisor.Frozen, facts *facts) (_ *thaw, err error) {
+	t := &thaw{m: m, frozen: f}
+	defer func() {
+		if err != nil {
+			t.close()
+		}
+	}()
+	s, err := readState(f.Device)
+	if err != nil {
+		return nil, err
+	}
+	if differ := differing(s.Stamp, stampFor(m, facts)); differ != "" {
+		return nil, cannotContinue(fmt.Errorf("it was frozen with %s", differ))
+	}
+	if s.Whole != (f.Pages == "") || s.Whole && f.Memory == "" {
+		return nil, cannotContinue(errors.New("device state and memory were not frozen together"))
+	}
+	if f.Pages != "" {
+		t.pages = make(chan pagesRead, 1)
+		go func() {
+			p, err := memory.ReadPages(f.Pages)
+			t.pages <- pagesRead{p, err}
+		}()
+	}
+	t.launch.memory = memoryThawed
+	if f.Memory != "" {
+		// VMMs of other uids, and only they, could otherwise write into the image.
+		sealed := m.UID != 0 && m.UID != os.Geteuid()
+		if t.lease, err = h.vault.Lend(ctx, f.Memory, sealed); err != nil {
+			return nil, damage(err)
+		}
+		if t.lease.Image.Size != m.MemoryBytes {
+			return nil, cannotContinue(fmt.Errorf("the memory image has %d MiB, the machine %d", t.lease.Image.Size>>20, m.MemoryBytes>>20))
+		}
+		id := t.lease.Image.ID
+		t.launch.memory += hex.EncodeToString(id[:])
+		t.launch.image = f.Memory
+		if sealed {
+			t.launch.image = fmt.Sprintf("/proc/self/fd/%d", handFirst(&t.launch, t.lease.Copy))
+		}
+	}
+	if t.device, err = anonymousFile("banger-state"); err != nil {
+		return nil, err
+	}
+	if _, err := t.device.Write(s.stream); err != nil {
+		return nil, err
+	}
+	r, err := again(t.device, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	_ = t.device.Close()
+	t.device = r
+	t.launch.state = handFirst(&t.launch, r)
+	return t, nil
+}
+
+// handFirst is hand for descriptors that come after the two sockets, which are not there yet.
+func handFirst(l *launch, f *os.File) int { return l.hand(f) + 2 }
+
+// damage gives a file's damage, or its absence, the code that says so.
+func damage(err error) error {
+	if errors.Is(err, memory.ErrDamaged) || errors.Is(err, os.ErrNotExist) {
+		return cannotContinue(err)
+	}
+	return err
+}
+
+func (t *thaw) close() {
+	t.lease.Release()
+	if t.device != nil {
+		_ = t.device.Close()
+	}
+	if t.pages != nil {
+		go func() { _ = (<-t.pages).pages.Close() }()
+	}
+}
+
+// load puts memory and devices in place and lets the guest go on.
+func (t *thaw) load(ctx context.Context, i *instance) error {
+	c := i.control
+	quiet, at := c.BeginNoAnnouncements(), c.BeginHostAddress(0)
+	if err := quiet.Wait(ctx, nil); err != nil {
+		return err
+	}
+	base, err := at.HostAddress(ctx)
+	if err != nil {
+		return err
+	}
+	if err := t.fill(i.p.PID, base); err != nil {
+		return err
+	}
+	loaded := c.BeginLoad(stateFile)
+	var unplugged *qmp.Pending
+	if t.m.NIC != nil {
+		unplugged = c.BeginSetLink(netDevice, false)
+	}
+	if err := loaded.Wait(ctx, nil); err != nil {
+		var refused *qmp.Error
+		if errors.As(err, &refused) {
+			err = cannotContinue(fmt.Errorf("%w: %s", err, i.log.lines()))
+		}
+		return err
+	}
+	if unplugged != nil {
+		if err := unplugged.Wait(ctx, nil); err != nil {
+			return err
+		}
+	}
+	if t.frozen.BeforeRun != nil {
+		if err := t.frozen.BeforeRun(); err != nil {
+			return err
+		}
+	}
+	return c.Cont(ctx)
+}
+
+// fill puts the frozen memory into QEMU's.
+func (t *thaw) fill(pid int, base uint64) error {
+	r, err := memory.At(pid, base, t.m.MemoryBytes)
+	if err != nil {
+		return err
+	}
+	if r.Image != (t.lease != nil) {
+		return errors.New("QEMU has not taken its memory from the image")
+	}
+	if err := t.undoSetup(r); err != nil {
+		return err
+	}
+	if t.pages == nil {
+		return nil
+	}
+	read := <-t.pages
+	t.pages = nil
+	if read.err != nil {
+		return damage(read.err)
+	}
+	p := read.pages
+	if p.Size != t.m.MemoryBytes || p.Image != t.imageID() {
+		return errors.Join(cannotContinue(errors.New("the pages belong to another memory image")), p.Close())
+	}
+	return errors.Join(r.Write(p.Runs, p.Data), p.Close())
+}
+
+func (t *thaw) imageID() memory.ImageID {
+	if t.lease == nil {
+		return memory.ImageID{}
+	}
+	return t.lease.Image.ID
+}
+
+// undoSetup takes back what QEMU has written into the guest's memory while it set the machine up: nothing for a
+// kernel that the firmware loads, all of the kernel if it is an ELF file.
+func (t *thaw) undoSetup(r memory.Region) error {
+	runs, err := r.Own()
+	if err != nil || len(runs) == 0 {
+		return err
+	}
+	if t.lease == nil {
+		return r.Write(memory.Zeros(runs), nil)
+	}
+	return r.Restore(runs, t.frozen.Memory)
+}
+
+// SetLink plugs both ends of the guest's network cable in or out.
+func (i *instance) SetLink(ctx context.Context, up bool) error {
+	if i.m.NIC == nil {
+		return nil
+	}
+	if err := i.do(ctx, func(c *qmp.Client) error { return c.BeginSetLink(netDevice, up).Wait(ctx, nil) }); err != nil {
+		return fmt.Errorf("cannot set the network link of %s: %w", i.m.ID, err)
+	}
+	return nil
+}

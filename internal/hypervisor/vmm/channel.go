@@ -71,6 +71,21 @@ func noAnswer(err error) error {
 	return api.Errorf(api.CodeNotReady, "the guest's agent has not answered: %w", err)
 }
 
+// Begin greets the agent on a connection that was made already, in the background; whoever opens a stream waits for that
+// first. It is called once, before Open.
+func (c *Channel) Begin(conn net.Conn) {
+	ctx, cancel := context.WithCancel(c.life)
+	c.mu.Lock()
+	c.attempt = cancel
+	c.mu.Unlock()
+	c.turn <- struct{}{}
+	go func() {
+		defer func() { <-c.turn }()
+		defer cancel()
+		_, _ = c.greet(ctx, conn)
+	}()
+}
+
 // connected is the session, made if there is none. One caller connects, the others wait for its turn to end.
 func (c *Channel) connected(ctx context.Context) (*link.Session, error) {
 	if s := c.current(); s != nil {
@@ -120,6 +135,11 @@ func (c *Channel) dial(ctx context.Context) (*link.Session, error) {
 		_ = conn.Close()
 		return nil, fmt.Errorf("process %d listens on %s, not the VMM", pid, c.path)
 	}
+	return c.greet(ctx, conn)
+}
+
+// greet makes a session of a connection.
+func (c *Channel) greet(ctx context.Context, conn net.Conn) (*link.Session, error) {
 	s, err := link.Dial(ctx, conn, c.epoch())
 	if err != nil {
 		return nil, err

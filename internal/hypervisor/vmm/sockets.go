@@ -40,6 +40,25 @@ func Listen(path string) (*os.File, error) {
 	return f, nil
 }
 
+// ListenConnected is Listen, with a connection that the VMM will find waiting. By the kernel's word its peer is this
+// very process, which listens first: nobody else can have been reached.
+func ListenConnected(path string) (*os.File, net.Conn, error) {
+	f, err := Listen(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, pid, err := Connect(context.Background(), path)
+	if err == nil && pid != os.Getpid() {
+		err = fmt.Errorf("process %d listens on %s", pid, path)
+		_ = conn.Close()
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, nil, err
+	}
+	return f, conn, nil
+}
+
 // removeStale unlinks the socket of a VMM that is gone, and refuses anything else.
 func removeStale(path string) error {
 	fi, err := os.Lstat(path)

@@ -121,12 +121,12 @@ func (c *Client) BeginStop() *Pending { return c.Begin("stop", nil) }
 // BeginCont lets the guest run.
 func (c *Client) BeginCont() *Pending { return c.Begin("cont", nil) }
 
-// SetLink plugs a network device in or out.
-func (c *Client) SetLink(ctx context.Context, name string, up bool) error {
-	return c.Execute(ctx, "set_link", struct {
+// BeginSetLink plugs a network device in or out.
+func (c *Client) BeginSetLink(name string, up bool) *Pending {
+	return c.Begin("set_link", struct {
 		Name string `json:"name"`
 		Up   bool   `json:"up"`
-	}{name, up}, nil)
+	}{name, up})
 }
 
 // AddFD gives QEMU a descriptor; it is then the file /dev/fdset/SET.
