@@ -93,7 +93,7 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 		Env: proxies(stdio.Environ), UID: stdio.UID, Now: now, Log: log,
 	})
 	templates := template.Options{
-		Store: st, Host: p.host, Hypervisor: p.hypervisor, Disks: disks(cfg), Network: p.network, Paths: cfg.Paths, Log: log, Now: now,
+		Store: st, Host: p.host, Hypervisor: p.hypervisor, Disks: disks(cfg), Overlays: qcow2.Driver{}, Network: p.network, Paths: cfg.Paths, Log: log, Now: now,
 		Random: random, NewID: func() string { return newID(rand.Reader) }, ReadyTimeout: cfg.ReadyTimeout,
 	}
 	if stdio.UID == 0 {

@@ -214,7 +214,7 @@ func (b *builder) freeze(ctx context.Context) error {
 		size         int64
 	}{{agentapi.SerialRoot, p.RootDisk(), b.want.RootBytes}} {
 		path := d.base + ".after"
-		if err := b.Disks.Create(ctx, disk.Spec{Path: path, Base: d.base, BaseFormat: b.Disks.Format(), SizeBytes: d.size, UID: b.UID, GID: b.UID}); err != nil {
+		if err := b.Overlays.Create(ctx, disk.Spec{Path: path, Base: d.base, BaseFormat: b.Disks.Format(), SizeBytes: d.size, UID: b.UID, GID: b.UID}); err != nil {
 			return err
 		}
 		overlays[d.serial] = path

@@ -28,7 +28,9 @@ type Options struct {
 	Store      *store.Store
 	Host       host.Host
 	Hypervisor hypervisor.Hypervisor
+	// Disks makes disks, Overlays the throw-away layers that a guest goes on upon after its freeze: qcow2, whatever Disks is.
 	Disks      disk.Driver
+	Overlays   disk.Driver
 	Network    *network.Network
 	Paths      config.Paths
 	Log        *slog.Logger

@@ -35,20 +35,38 @@ func (Driver) Create(_ context.Context, s disk.Spec) error {
 	return disk.Publish(s, func(f *os.File) error {
 		base := s.Base
 		if base != "" {
-			info, err := os.Stat(base)
+			below, err := baseSize(s)
 			if err != nil {
 				return err
 			}
-			if info.Size() > s.SizeBytes {
-				return api.Errorf(api.CodeInvalid, "a disk of %d MiB is smaller than its base of %d MiB", s.SizeBytes>>20, info.Size()>>20)
+			if below > s.SizeBytes {
+				return api.Errorf(api.CodeInvalid, "a disk of %d MiB is smaller than its base of %d MiB", s.SizeBytes>>20, below>>20)
 			}
 			// A relative one would be looked up beside the overlay.
 			if base, err = filepath.Abs(base); err != nil {
 				return err
 			}
 		}
-		return write(f, s.SizeBytes, base)
+		return write(f, s.SizeBytes, base, s.BaseFormat)
 	})
+}
+
+// baseSize is the size of the base as a guest sees it.
+func baseSize(s disk.Spec) (int64, error) {
+	f, err := os.Open(s.Base)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if s.BaseFormat == "qcow2" {
+		h, err := readHeader(f)
+		return h.size, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
 }
 
 // The layout of what we make, in clusters: header, refcount table, one refcount block, L1 table.
@@ -70,7 +88,7 @@ const (
 	atL1Size = 36
 )
 
-func write(f *os.File, size int64, base string) error {
+func write(f *os.File, size int64, base, baseFormat string) error {
 	if err := checkSize(size); err != nil {
 		return err
 	}
@@ -87,8 +105,12 @@ func write(f *os.File, size int64, base string) error {
 			return api.Errorf(api.CodeInvalid, "the base's path is longer than 1023 bytes")
 		}
 		extension = be.AppendUint32(extension, 0xe2792aca) // the base's format, so that QEMU need not guess it from the guest's bytes
-		extension = be.AppendUint32(extension, 3)
-		extension = append(extension, "raw\x00\x00\x00\x00\x00"...)
+		if baseFormat == "" {
+			baseFormat = "raw"
+		}
+		extension = be.AppendUint32(extension, uint32(len(baseFormat)))
+		extension = append(extension, make([]byte, 8)...)
+		copy(extension[8:], baseFormat) // "raw" or "qcow2", padded to eight bytes
 		backingAt = headerLength + uint64(len(extension)) + 8
 	}
 	u64(backingAt)
