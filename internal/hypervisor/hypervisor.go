@@ -87,7 +87,8 @@ type Hypervisor interface {
 	// ctx and the daemon. On error nothing is left running.
 	Start(ctx context.Context, m Machine, record func(host.Process) error) (Instance, error)
 	// Adopt takes up a VMM that an earlier daemon started. It fails when p is not alive,
-	// or is not the VMM of m (by its command line and socket), and then changes nothing.
+	// or is not the VMM of m (by its command line and socket), or its thaw was cut off before the guest ran, and then changes
+	// nothing.
 	Adopt(ctx context.Context, m Machine, p host.Process) (Instance, error)
 	// Thaw starts a VMM whose guest goes on from f, with its network device's link down: whoever personalises the
 	// guest calls SetLink after that. record and errors are as for Start. The error has code conflict when the state was
@@ -111,11 +112,18 @@ type Instance interface {
 	// GrowDrive tells the running guest that a drive has the new, larger size.
 	GrowDrive(ctx context.Context, serial string, bytes int64) error
 	// Freeze writes the guest's state while it stands still; see Freeze's fields for what becomes of it then. On error
-	// the guest runs on as it did before, on the same disks, and no file is left.
+	// the guest runs on as it did before and no file is left. It runs on the same disks, too, unless the disk refused what it had
+	// reserved: then DriveFiles names the overlays.
 	Freeze(ctx context.Context, f Freeze) (FreezeResult, error)
 	// Pause stops the guest's CPUs and Resume lets them go on; repeating either is no error.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+	// Standing reports whether the guest's CPUs were stopped by Pause, by Freeze without Resume, or by a daemon that ended
+	// between stopping a guest and letting it go on: Adopt leaves such a guest standing, for the caller to Resume.
+	Standing() bool
+	// DriveFiles tells which file each drive's newest layer is in, by drive serial: after a Freeze with Overlays that was cut off,
+	// whether they are in use.
+	DriveFiles(ctx context.Context) (map[string]string, error)
 	// SetLink plugs the guest's network cable in or out.
 	SetLink(ctx context.Context, up bool) error
 	// Events delivers what happens to the guest, in order; closed when the VMM is gone.
@@ -159,6 +167,8 @@ type Freeze struct {
 	// Overlays, by drive serial, are empty copy-on-write layers whose base is that drive's present file; the guest goes on
 	// on them, so that the present files never change again. Each exists and can be opened by the VMM's uid or is handed over open.
 	Overlays map[string]string
+	// Transient: the files need not outlive the host's next crash, so nothing waits for the disk.
+	Transient bool
 	// Resume lets the guest go on; otherwise it is left standing, for the caller to kill.
 	Resume bool
 }

@@ -42,6 +42,9 @@ type Options struct {
 	//   never-ready    the agent answers, but is never ready
 	//   ignores-stop   it takes the request to power off and does nothing
 	//   dies           the VMM ends by itself as soon as the guest is up
+	//   freeze-fails   freezing finds the disk full (read at each freeze)
+	//   thaw-fails     no state can be thawed
+	//   other-version  states that were frozen without this word do not go on with it
 	// In addition any VMM takes SIGUSR1 as the guest's own reboot and SIGUSR2 as its poweroff.
 	Behaviour string
 }
@@ -65,8 +68,15 @@ func (h *Hypervisor) Name() string { return "fake" }
 // Features are always the same.
 func (h *Hypervisor) Features(context.Context) (hypervisor.Features, error) {
 	return hypervisor.Features{
-		Accel: "fake", AccelReason: "guests of tests are processes of this host", Version: "1", MaxCPUs: 64,
+		Accel: "fake", AccelReason: "guests of tests are processes of this host", Version: h.version(), MaxCPUs: 64,
 	}, nil
+}
+
+func (h *Hypervisor) version() string {
+	if slices.Contains(h.behaviour(), otherVersion) {
+		return "2"
+	}
+	return "1"
 }
 
 func controlSocket(m *hypervisor.Machine) string { return filepath.Join(m.Dir, "q") }
@@ -76,7 +86,11 @@ func vmmLog(m *hypervisor.Machine) string        { return filepath.Join(m.Dir, "
 
 // Start launches the process, has it recorded and lets the guest run.
 func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record func(host.Process) error) (hypervisor.Instance, error) {
-	p, err := h.spawn(&m)
+	return h.launch(ctx, machineSpec{Machine: plain(m), Behaviour: h.behaviour()}, m, record)
+}
+
+func (h *Hypervisor) launch(ctx context.Context, spec machineSpec, m hypervisor.Machine, record func(host.Process) error) (hypervisor.Instance, error) {
+	p, err := h.spawn(&m, spec)
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the fake VMM of %s: %w", m.ID, err)
 	}
@@ -98,8 +112,8 @@ func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record fun
 	return nil, fmt.Errorf("cannot start the fake VMM of %s: %w", m.ID, err)
 }
 
-func (h *Hypervisor) spawn(m *hypervisor.Machine) (host.Process, error) {
-	spec, err := json.Marshal(machineSpec{Machine: plain(*m), Behaviour: h.behaviour()})
+func (h *Hypervisor) spawn(m *hypervisor.Machine, s machineSpec) (host.Process, error) {
+	spec, err := json.Marshal(s)
 	if err != nil {
 		return host.Process{}, err
 	}
@@ -152,7 +166,7 @@ func (h *Hypervisor) Adopt(ctx context.Context, m hypervisor.Machine, p host.Pro
 	if err != nil {
 		return nil, fmt.Errorf("cannot adopt the fake VMM of %s: %w", m.ID, err)
 	}
-	if err := i.ask(ctx, request{Do: doRun}, nil); err != nil {
+	if err := i.stand(ctx, doAdopt); err != nil {
 		i.Detach()
 		return nil, fmt.Errorf("cannot adopt the fake VMM of %s: %w", m.ID, err)
 	}

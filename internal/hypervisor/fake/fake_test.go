@@ -22,6 +22,12 @@ func TestConformance(t *testing.T) {
 	t.Parallel()
 	hypervisortest.Run(t, func(t *testing.T) (hypervisor.Hypervisor, hypervisor.Machine) {
 		return newFake(t), testMachine(t)
+	}, func(t testing.TB, base hypervisor.Drive, path string, _ int) hypervisor.Drive {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		base.Path = path
+		return base
 	})
 }
 

@@ -53,12 +53,18 @@ func runGuest(program string, spec *machineSpec) (int, error) {
 	if err := errors.Join(os.RemoveAll(sessions), os.MkdirAll(sessions, 0o700)); err != nil {
 		return 1, err
 	}
-	g := &guest{system: newSystem(spec), code: make(chan int, 2)}
-	say := func(format string, args ...any) {
-		fmt.Printf("[%12.6f] %s\n", time.Since(g.booted).Seconds(), fmt.Sprintf(format, args...))
+	sys, err := newSystem(spec)
+	if err != nil {
+		return 1, err
 	}
-	say("Linux version 0.0.0-fake (banger) for %s", spec.Machine.ID)
-	say("Command line: %s", spec.Machine.Cmdline)
+	g := &guest{system: sys, code: make(chan int, 2)}
+	say := func(format string, args ...any) {
+		fmt.Printf("[%12.6f] %s\n", time.Since(g.Booted).Seconds(), fmt.Sprintf(format, args...))
+	}
+	if spec.Thawed == nil {
+		say("Linux version 0.0.0-fake (banger) for %s", spec.Machine.ID)
+		say("Command line: %s", spec.Machine.Cmdline)
+	}
 	go func() {
 		_, _ = io.Copy(io.Discard, os.NewFile(fdLife, "life"))
 		g.code <- exitPowerOff
@@ -71,7 +77,7 @@ func runGuest(program string, spec *machineSpec) (int, error) {
 		say("banger-agent: waiting for the disk of another machine")
 	} else if err := g.listen(program, sessions); err != nil {
 		return 1, err
-	} else {
+	} else if spec.Thawed == nil {
 		say("banger-agent: up")
 	}
 	code := <-g.code

@@ -31,6 +31,8 @@ type instance struct {
 	read   chan struct{}
 	off    atomic.Bool
 	killed atomic.Bool
+	// standing is what the VMM has last said of itself.
+	standing atomic.Bool
 }
 
 func (h *Hypervisor) connect(ctx context.Context, m hypervisor.Machine, p host.Process) (*instance, error) {

@@ -38,6 +38,12 @@ type monitor struct {
 
 	mu     sync.Mutex // protects client and its writes
 	client net.Conn
+
+	// act protects the following: what is asked for, one thing after the other.
+	act      sync.Mutex
+	guest    int // the process's id; 0 while there is none
+	standing bool
+	files    map[string]string // the drives' files by serial
 }
 
 // runVMM lives until the guest powers off.
@@ -50,7 +56,12 @@ func runVMM(program string, spec *machineSpec) (int, error) {
 			return 1, err
 		}
 	}
-	mon := &monitor{program: program, spec: spec, procs: local.New(), port: newPort(), begun: make(chan struct{})}
+	mon := &monitor{
+		program: program, spec: spec, procs: local.New(), port: newPort(), begun: make(chan struct{}), files: map[string]string{},
+	}
+	for _, d := range spec.Machine.Drives {
+		mon.files[d.Serial] = d.Path
+	}
 	control, err := listener(fdControl)
 	if err != nil {
 		return 1, err
@@ -118,10 +129,26 @@ func (mon *monitor) say(m message) {
 func (mon *monitor) event(k hypervisor.EventKind) { mon.say(message{Event: k, At: time.Now()}) }
 
 func (mon *monitor) answer(r request) message {
+	mon.act.Lock()
+	defer mon.act.Unlock()
 	switch r.Do {
-	case doRun:
+	case doRun, doAdopt:
+		select {
+		case <-mon.begun:
+		default:
+			if r.Do == doAdopt && mon.spec.Thawed != nil {
+				return message{Error: "its thaw was cut off"}
+			}
+		}
 		mon.begin.Do(func() { close(mon.begun) })
-		return message{}
+		return mon.status()
+	case doStatus:
+		return mon.status()
+	case doPause, doResume:
+		mon.stand(r.Do == doPause)
+		return mon.status()
+	case doFreeze:
+		return mon.answerFreeze(r)
 	case doStats:
 		stats := map[string]hypervisor.DriveStats{}
 		for _, d := range mon.spec.Machine.Drives {
@@ -154,6 +181,7 @@ func (mon *monitor) keepGuest() (int, error) {
 		case mon.spec.does(dies):
 			return 3, errors.New("the fake VMM was told to die")
 		}
+		mon.spec.Thawed = nil // the next one is a boot
 		mon.event(hypervisor.EventReset)
 	}
 }

@@ -17,6 +17,7 @@ type port struct {
 	changed *sync.Cond
 	host    net.Conn
 	guest   net.Conn
+	held    bool
 }
 
 func newPort() *port {
@@ -50,6 +51,14 @@ func (p *port) renew() (*os.File, error) {
 	return inside, nil
 }
 
+// hold keeps everything from getting through while v is true.
+func (p *port) hold(v bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held = v
+	p.changed.Broadcast()
+}
+
 func (p *port) fromGuest(guest net.Conn) {
 	buf := make([]byte, 32<<10)
 	for {
@@ -58,6 +67,9 @@ func (p *port) fromGuest(guest net.Conn) {
 			return
 		}
 		p.mu.Lock()
+		for p.held {
+			p.changed.Wait()
+		}
 		host := p.host
 		p.mu.Unlock()
 		if host != nil {
@@ -92,7 +104,7 @@ func (p *port) fromHost(conn net.Conn) {
 			return
 		}
 		p.mu.Lock()
-		for p.guest == nil {
+		for p.guest == nil || p.held {
 			p.changed.Wait()
 		}
 		guest := p.guest

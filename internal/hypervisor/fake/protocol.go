@@ -21,6 +21,8 @@ const (
 type machineSpec struct {
 	Machine   hypervisor.Machine
 	Behaviour []string
+	// Thawed is what the guest begins with; nil for a boot.
+	Thawed *guestState
 }
 
 func (s *machineSpec) does(word string) bool { return slices.Contains(s.Behaviour, word) }
@@ -32,6 +34,10 @@ const (
 	neverReady  = "never-ready"
 	ignoresStop = "ignores-stop"
 	dies        = "dies"
+
+	freezeFails  = "freeze-fails"
+	thawFails    = "thaw-fails"
+	otherVersion = "other-version"
 )
 
 func (h *Hypervisor) behaviour() []string {
@@ -51,6 +57,8 @@ type request struct {
 	Do     string
 	Serial string
 	Bytes  int64
+	Freeze *hypervisor.Freeze
+	Stamp  hypervisor.Stamp
 }
 
 // What can be asked for.
@@ -58,6 +66,12 @@ const (
 	doRun   = "run"
 	doGrow  = "grow"
 	doStats = "stats"
+
+	doAdopt  = "adopt"
+	doStatus = "tell"
+	doPause  = "pause"
+	doResume = "resume"
+	doFreeze = "freeze"
 )
 
 type message struct {
@@ -65,6 +79,10 @@ type message struct {
 	At    time.Time
 	Error string
 	Stats map[string]hypervisor.DriveStats
+
+	Standing   bool
+	StoodStill time.Duration
+	Files      map[string]string
 }
 
 var errLost = errors.New("the control connection was lost")

@@ -4,24 +4,57 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"banger/api/agentapi"
+	"banger/internal/hypervisor"
 )
 
 // system pretends where the real agent would change the whole guest.
 type system struct {
-	spec   *machineSpec
-	booted time.Time
-	bootID string
+	spec *machineSpec
 
-	mu           sync.Mutex // protects the following
-	personalised bool
+	mu sync.Mutex // protects the following
+	guestState
 }
 
-func newSystem(spec *machineSpec) *system {
-	return &system{spec: spec, booted: time.Now(), bootID: randomID()}
+// guestState is all that a fake guest has in memory.
+type guestState struct {
+	Booted       time.Time
+	BootID       string
+	AgentID      string
+	Personalised bool
+}
+
+// stateFile is where a guest keeps its state, for its VMM to freeze.
+func stateFile(m *hypervisor.Machine) string { return filepath.Join(m.Dir, "guest.json") }
+
+func newSystem(spec *machineSpec) (*system, error) {
+	s := &system{spec: spec}
+	if spec.Thawed != nil {
+		s.guestState = *spec.Thawed
+	} else {
+		id := randomID()
+		s.guestState = guestState{Booted: time.Now(), BootID: id, AgentID: id}
+	}
+	return s, s.keep()
+}
+
+// keep writes the state down. Called with mu held, or before anybody else knows of s.
+func (s *system) keep() error {
+	b, err := json.Marshal(s.guestState)
+	if err != nil {
+		return err
+	}
+	path := stateFile(&s.spec.Machine)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 func randomID() string {
@@ -35,8 +68,8 @@ func (s *system) Health() agentapi.Health {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := agentapi.Health{
-		Ready: true, Degraded: []string{}, BootID: s.bootID, AgentID: s.bootID, Version: "fake", Init: "none",
-		Personalised: s.personalised, UptimeMS: time.Since(s.booted).Milliseconds(),
+		Ready: true, Degraded: []string{}, BootID: s.BootID, AgentID: s.AgentID, Version: "fake", Init: "none",
+		Personalised: s.Personalised, UptimeMS: time.Since(s.Booted).Milliseconds(),
 	}
 	if s.spec.does(neverReady) {
 		h.Ready, h.Waiting = false, "a unit that never starts"
@@ -53,12 +86,13 @@ func (s *system) Quiesce(context.Context) error { return nil }
 
 func (s *system) Personalise(_ context.Context, p agentapi.Personalise) (agentapi.Health, error) {
 	s.mu.Lock()
-	s.personalised = true
+	s.Personalised = true
 	if p.Thawed == agentapi.ThawedFork {
-		s.bootID = randomID()
+		s.BootID = randomID()
 	}
+	err := s.keep()
 	s.mu.Unlock()
-	return s.Health(), nil
+	return s.Health(), err
 }
 
 func (s *system) SetClock(agentapi.Clock) error { return nil }

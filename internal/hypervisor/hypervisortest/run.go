@@ -20,16 +20,20 @@ import (
 // ready agent with a shell, with at least one writable drive. Each call makes a new machine.
 type Factory func(t *testing.T) (hypervisor.Hypervisor, hypervisor.Machine)
 
+// Layer puts an empty writable overlay at path over a drive's file, which from then on nobody writes, for a VMM of that uid.
+type Layer func(t testing.TB, base hypervisor.Drive, path string, uid int) hypervisor.Drive
+
 // bootTime bounds one boot; emulated guests on a loaded host take tens of seconds.
 const bootTime = 120 * time.Second
 
 // Run runs the suite.
-func Run(t *testing.T, create Factory) {
+func Run(t *testing.T, create Factory, layer Layer) {
 	t.Run("Life", func(t *testing.T) { t.Parallel(); testLife(t, create) })
 	t.Run("Kill", func(t *testing.T) { t.Parallel(); testKill(t, create) })
 	t.Run("RecordFails", func(t *testing.T) { t.Parallel(); testRecordFails(t, create) })
 	t.Run("StartFails", func(t *testing.T) { t.Parallel(); testStartFails(t, create) })
 	t.Run("StartCancelled", func(t *testing.T) { t.Parallel(); testStartCancelled(t, create) })
+	t.Run("Freeze", func(t *testing.T) { t.Parallel(); testFreeze(t, create, layer) })
 	t.Run("Features", func(t *testing.T) { t.Parallel(); testFeatures(t, create) })
 }
 
@@ -44,21 +48,41 @@ func bounded(t *testing.T, d time.Duration) context.Context {
 // start starts a machine, checks the order of things, and ends it with the test.
 func start(t *testing.T, h hypervisor.Hypervisor, m hypervisor.Machine) *running {
 	t.Helper()
-	procs := local.New()
 	var recorded host.Process
-	i, err := h.Start(bounded(t, bootTime), m, func(p host.Process) error {
-		recorded = p
-		if !procs.Alive(p) {
-			t.Errorf("record was called with process %v, which does not run", p)
-		}
-		if fi, err := os.Stat(filepath.Join(m.Dir, "console.log")); err == nil && fi.Size() > 0 {
-			t.Error("the guest ran before record was called")
-		}
-		return nil
-	})
+	i, err := h.Start(bounded(t, bootTime), m, recorder(t, m, &recorded))
 	if err != nil {
 		t.Fatalf("Start: %v", err)
 	}
+	return begun(t, m, i, recorded)
+}
+
+// recorder checks that the process is there, and its guest does not run yet.
+func recorder(t *testing.T, m hypervisor.Machine, recorded *host.Process) func(host.Process) error {
+	procs := local.New()
+	said := consoleSize(m)
+	return func(p host.Process) error {
+		*recorded = p
+		if !procs.Alive(p) {
+			t.Errorf("record was called with process %v, which does not run", p)
+		}
+		if consoleSize(m) != said {
+			t.Error("the guest ran before record was called")
+		}
+		return nil
+	}
+}
+
+func consoleSize(m hypervisor.Machine) int64 {
+	fi, err := os.Stat(filepath.Join(m.Dir, "console.log"))
+	if err != nil {
+		return 0
+	}
+	return fi.Size()
+}
+
+// begun ends a new instance with the test.
+func begun(t *testing.T, m hypervisor.Machine, i hypervisor.Instance, recorded host.Process) *running {
+	t.Helper()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()

@@ -87,14 +87,8 @@ func parseMapping(line string) (mapping, error) {
 // Size is the region's, in bytes.
 func (r Region) Size() int64 { return r.size }
 
-// All is the whole region as runs of at most step bytes.
-func (r Region) All(step int64) []Run {
-	var runs []Run
-	for at := int64(0); at < r.size; at += step {
-		runs = append(runs, Run{Offset: at, Length: min(step, r.size-at)})
-	}
-	return runs
-}
+// All is the whole region.
+func (r Region) All() []Run { return []Run{{Length: r.size}} }
 
 // Bytes is how much the runs hold that are not zeros.
 func Bytes(runs []Run) int64 {

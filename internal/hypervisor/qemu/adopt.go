@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"banger/api"
@@ -25,15 +26,16 @@ func (h *Hypervisor) Adopt(ctx context.Context, m hypervisor.Machine, p host.Pro
 	if !h.host.Alive(p) {
 		return nil, h.wrap(&m, "adopt", fmt.Errorf("process %d is gone", p.PID))
 	}
-	if !h.isOurs(&m, p.PID) {
+	args, ours := h.isOurs(&m, p.PID)
+	if !ours {
 		return nil, h.wrap(&m, "adopt", fmt.Errorf("process %d is another program", p.PID))
 	}
 	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
 	defer cancel()
 	ctx, stop := h.whileAlive(ctx, p)
 	defer stop()
-	i := newInstance(h, m, p, tailFrom(vmmLog(&m)))
-	if err := i.reconnect(ctx); err != nil {
+	i := newInstance(h, m, p, tailFrom(vmmLog(&m)), memoryOf(args))
+	if err := i.reconnect(ctx, true); err != nil {
 		i.Detach()
 		return nil, h.wrap(&m, "adopt", err)
 	}
@@ -41,8 +43,19 @@ func (h *Hypervisor) Adopt(ctx context.Context, m hypervisor.Machine, p host.Pro
 	return i, nil
 }
 
+// memoryOf finds the id of the memory backend in a command line.
+func memoryOf(args []string) string {
+	for n, a := range args[:len(args)-1] {
+		if a == "-machine" {
+			_, id, _ := strings.Cut(args[n+1], "memory-backend=")
+			return id
+		}
+	}
+	return ""
+}
+
 // reconnect opens the control connection of a running QEMU and sets right what was missed.
-func (i *instance) reconnect(ctx context.Context) error {
+func (i *instance) reconnect(ctx context.Context, adopting bool) error {
 	conn, pid, err := vmm.Connect(ctx, controlSocket(&i.m))
 	if err != nil {
 		return err
@@ -57,7 +70,7 @@ func (i *instance) reconnect(ctx context.Context) error {
 	}
 	state, err := c.RunState(ctx)
 	if err == nil {
-		err = i.takeUp(ctx, c, state)
+		err = i.takeUp(ctx, c, state, adopting)
 	}
 	if err == nil {
 		err = i.setControl(c)
@@ -69,16 +82,16 @@ func (i *instance) reconnect(ctx context.Context) error {
 }
 
 // takeUp goes on from the state that the guest is in.
-func (i *instance) takeUp(ctx context.Context, c *qmp.Client, state string) error {
+func (i *instance) takeUp(ctx context.Context, c *qmp.Client, state string, adopting bool) error {
 	switch state {
 	case "prelaunch", "restore-vm", "inmigrate":
-		if i.thawed() {
+		if i.memory != memoryCold {
 			return api.Errorf(api.CodeConflict, "its thaw was cut off")
 		}
 		// An earlier daemon ended before the guest's first instruction.
 		return c.Cont(ctx)
 	case "paused", "save-vm":
-		if i.adopting() {
+		if adopting {
 			// By whom is not known here.
 			i.mu.Lock()
 			i.standing = true
@@ -117,22 +130,25 @@ func (h *Hypervisor) Find(ctx context.Context, m hypervisor.Machine) (host.Proce
 // identify pins the process first, so that what is then checked is what is returned.
 func (h *Hypervisor) identify(m *hypervisor.Machine, pid int) (host.Process, bool) {
 	p, ok := h.host.Identify(pid)
-	if !ok || !h.isOurs(m, pid) || !h.host.Alive(p) {
+	if !ok {
+		return host.Process{}, false
+	}
+	if _, ours := h.isOurs(m, pid); !ours || !h.host.Alive(p) {
 		return host.Process{}, false
 	}
 	return p, true
 }
 
 // isOurs checks program, arguments and uid: anybody may run a QEMU with such arguments, but not as this user.
-func (h *Hypervisor) isOurs(m *hypervisor.Machine, pid int) bool {
+func (h *Hypervisor) isOurs(m *hypervisor.Machine, pid int) (args []string, ours bool) {
 	args, err := h.host.CommandLine(pid)
 	if err != nil || len(args) == 0 || filepath.Base(args[0]) != filepath.Base(h.binary) || !slices.Contains(args, identifies(m)) {
-		return false
+		return nil, false
 	}
 	want := m.UID
 	if want == 0 {
 		want = os.Geteuid()
 	}
 	uid, err := h.host.Owner(pid)
-	return err == nil && uid == want
+	return args, err == nil && uid == want
 }

@@ -37,9 +37,7 @@ func (l *launch) hand(f *os.File) int {
 // Ids of memory backends.
 const (
 	memoryCold   = "mem"  // a cold boot
-	memoryThawed = "mem-" // followed by the id of the image, in hex; nothing follows where there is none
-	stateFDSet   = "1"    // what -add-fd calls the device state
-	stateFile    = "/dev/fdset/" + stateFDSet
+	memoryThawed = "mem-" // followed by the id of the image, in hex; by nothing where there is none
 )
 
 // sandbox is QEMU's own seccomp filter. It also sets no_new_privs. -runas dies of it,
@@ -89,7 +87,7 @@ func arguments(m *hypervisor.Machine, f *facts, l *launch) ([]string, error) {
 		args = append(args, nicArgs(m.NIC, l)...)
 	}
 	if l.state != 0 {
-		args = append(args, "-add-fd", fmt.Sprintf("fd=%d,set=%s", l.state, stateFDSet))
+		args = append(args, "-incoming", "defer")
 	}
 	return args, nil
 }

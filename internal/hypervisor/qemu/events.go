@@ -28,6 +28,8 @@ func (i *instance) onEvent(e qmp.Event) {
 		}
 	case "BLOCK_IO_ERROR":
 		i.onBlockError(e)
+	case "MIGRATION":
+		i.onMigration(e)
 	case "STOP":
 		i.onStop(e.At)
 	case "RESUME":
@@ -52,6 +54,29 @@ func (i *instance) onBlockError(e qmp.Event) {
 	i.mu.Lock()
 	i.ioReason = reason
 	i.mu.Unlock()
+}
+
+// awaitMigration is called before a state is loaded; the channel gets how that ended.
+func (i *instance) awaitMigration() <-chan string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.migrated = make(chan string, 1)
+	return i.migrated
+}
+
+func (i *instance) onMigration(e qmp.Event) {
+	var d struct {
+		Status string `json:"status"`
+	}
+	if e.Decode(&d) != nil || d.Status != "completed" && d.Status != "failed" {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.migrated != nil {
+		i.migrated <- d.Status
+		i.migrated = nil
+	}
 }
 
 // onStop: a stop that we asked for is no news.

@@ -27,6 +27,8 @@ type instance struct {
 	guest *vmm.Channel
 	queue *vmm.Events
 
+	// memory is the id of the memory backend, by which a thawed guest and its image are known.
+	memory string
 	// lease is the use of a memory image; nil for a guest that was booted, or that an earlier daemon thawed.
 	lease *memory.Lease
 	// turn is filled while a freeze, a pause or a resume is under way.
@@ -37,21 +39,22 @@ type instance struct {
 	finish context.CancelCauseFunc
 
 	// mu protects the following. Nothing that blocks happens under it.
-	mu       sync.Mutex
-	control  *qmp.Client
-	off      bool // the guest has said that it powers off
-	killed   bool // by us
-	paused   bool // by QEMU
-	standing bool // by us
+	mu                   sync.Mutex
+	control              *qmp.Client
+	off                  bool        // the guest has said that it powers off
+	killed               bool        // by us
+	paused               bool        // by QEMU
+	standing             bool        // by us
+	migrated             chan string // while a state is being loaded
 	stoppedAt, resumedAt time.Time
-	ioReason string
-	oomKills uint64 // the host's count when we took the VMM up
+	ioReason             string
+	oomKills             uint64 // the host's count when we took the VMM up
 }
 
-func newInstance(h *Hypervisor, m hypervisor.Machine, p host.Process, log *logTail) *instance {
+func newInstance(h *Hypervisor, m hypervisor.Machine, p host.Process, log *logTail, memory string) *instance {
 	life, finish := context.WithCancelCause(context.Background())
 	i := &instance{
-		h: h, m: m, p: p, log: log, life: life, finish: finish,
+		h: h, m: m, p: p, log: log, memory: memory, life: life, finish: finish,
 		queue: vmm.NewEvents(), oomKills: oomKills(), turn: make(chan struct{}, 1),
 	}
 	i.guest = vmm.NewChannel(life, agentSocket(&m), p.PID, h.epoch)
@@ -197,7 +200,7 @@ func (i *instance) holdControl() {
 		}
 		for i.life.Err() == nil {
 			ctx, cancel := context.WithTimeout(i.life, adoptTimeout)
-			err := i.reconnect(ctx)
+			err := i.reconnect(ctx, false)
 			cancel()
 			if err == nil {
 				break

@@ -94,7 +94,7 @@ func (l *lab) makeRoot() error {
 	if err := command("cp", busybox, filepath.Join(tree, "bin/busybox")); err != nil {
 		return err
 	}
-	for _, name := range strings.Fields("sh cat echo tr dd sync sleep") {
+	for _, name := range strings.Fields("sh cat echo tr dd sync sleep tail") {
 		if err := os.Symlink("busybox", filepath.Join(tree, "bin", name)); err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,8 +53,10 @@ func newHypervisor(t testing.TB) *Hypervisor {
 	return New(Options{Host: needQEMU(t), Paths: config.Paths{State: shortDir(t)}, Log: slog.New(slog.DiscardHandler)})
 }
 
-// The uid and gid of test VMMs when the test is root.
-const testUID, testGID = 31_234, 31_234
+// The uids and gids of test VMMs when the test is root begin after this.
+const testUID = 31_234
+
+var nextUID atomic.Int32
 
 // testMachine is a real guest: kernel, banger's initramfs and a copy of a root disk.
 func testMachine(t testing.TB) hypervisor.Machine {
@@ -64,8 +67,8 @@ func testMachine(t testing.TB) hypervisor.Machine {
 		ID: "test", Dir: filepath.Join(top, "v"), CPUs: 1, MemoryBytes: 256 << 20,
 		Kernel: lab.kernel, Initramfs: lab.initramfs, Cmdline: "quiet",
 		Drives: []hypervisor.Drive{
-			{Serial: "banger-root", Path: filepath.Join(top, "v", "root"), Format: "raw"},
-			{Serial: "banger-work", Path: filepath.Join(top, "v", "work"), Format: "raw"},
+			{Serial: "banger-root", Path: filepath.Join(top, "root"), Format: "raw"},
+			{Serial: "banger-work", Path: filepath.Join(top, "work"), Format: "raw"},
 		},
 	}
 	if err := os.Mkdir(m.Dir, 0o700); err != nil {
@@ -79,9 +82,11 @@ func testMachine(t testing.TB) hypervisor.Machine {
 		t.Fatal(err)
 	}
 	if os.Geteuid() == 0 {
-		m.UID, m.GID = testUID, testGID
+		// Each VMM has a uid of its own, as under a real daemon.
+		m.UID = testUID + int(nextUID.Add(1))
+		m.GID = m.UID
 		for _, p := range []string{m.Dir, m.Drives[0].Path, m.Drives[1].Path} {
-			if err := os.Chown(p, testUID, testGID); err != nil {
+			if err := os.Chown(p, m.UID, m.GID); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -112,7 +117,28 @@ func copyFile(t testing.TB, from, to string) {
 func TestConformance(t *testing.T) {
 	hypervisortest.Run(t, func(t *testing.T) (hypervisor.Hypervisor, hypervisor.Machine) {
 		return newHypervisor(t), testMachine(t)
+	}, layer)
+}
+
+// layer puts an empty overlay over a disk that nobody writes any more.
+func layer(t testing.TB, base hypervisor.Drive, path string, uid int) hypervisor.Drive {
+	t.Helper()
+	if err := os.Chmod(base.Path, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	err := local.New().Run(bounded(t, time.Minute), host.Command{
+		Path: "qemu-img", Args: []string{"create", "-q", "-f", "qcow2", "-b", base.Path, "-F", base.Format, path},
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if uid != 0 {
+		if err := os.Chown(path, uid, uid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	base.Path, base.Format = path, "qcow2"
+	return base
 }
 
 func bounded(t testing.TB, d time.Duration) context.Context {

@@ -29,7 +29,7 @@ func TestNIC(t *testing.T) {
 		if err := os.Chmod(path, 0o666); err != nil {
 			t.Fatal(err)
 		}
-		m.NIC = &hypervisor.NIC{MAC: "52:54:00:12:34:56", Socket: path}
+		m.NIC = &hypervisor.NIC{Kind: hypervisor.NICSocket, MAC: "52:54:00:12:34:56", Socket: path}
 		testNIC(t, h, m)
 	})
 	t.Run("Tap", func(t *testing.T) {
@@ -40,13 +40,13 @@ func TestNIC(t *testing.T) {
 		}
 		// In no bridge: nothing that the guest sends gets anywhere.
 		name := fmt.Sprintf("bgq%d", os.Getpid())
-		tap, err := h.host.OpenTap(bounded(t, time.Minute), host.Tap{Name: name, MTU: 1500, Owner: testUID})
+		tap, err := h.host.OpenTap(bounded(t, time.Minute), host.Tap{Name: name, MTU: 1500, Owner: m.UID})
 		if err != nil {
 			need(t, "%v", err)
 		}
 		t.Cleanup(func() { _ = h.host.DeleteLink(bounded(t, time.Minute), name) })
 		defer tap.Close()
-		m.NIC = &hypervisor.NIC{MAC: "52:54:00:12:34:56", Tap: tap}
+		m.NIC = &hypervisor.NIC{Kind: hypervisor.NICTap, MAC: "52:54:00:12:34:56", Tap: tap}
 		testNIC(t, h, m)
 	})
 }

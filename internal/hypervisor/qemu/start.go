@@ -46,7 +46,7 @@ func (h *Hypervisor) run(ctx context.Context, m hypervisor.Machine, f *facts, l 
 	if err != nil {
 		return nil, err
 	}
-	i, err := h.bringUp(ctx, m, s, record, log, begin)
+	i, err := h.bringUp(ctx, s, record, newInstance(h, m, s.p, log, l.memory), begin)
 	if err == nil {
 		return i, nil
 	}
@@ -122,14 +122,14 @@ func credentials(m *hypervisor.Machine, f *facts) (uid, gid int) {
 }
 
 // bringUp records the process, shakes hands and lets the guest begin.
-func (h *Hypervisor) bringUp(ctx context.Context, m hypervisor.Machine, s spawned, record func(host.Process) error, log *logTail, begin func(context.Context, *instance) error) (*instance, error) {
+func (h *Hypervisor) bringUp(ctx context.Context, s spawned, record func(host.Process) error, i *instance, begin func(context.Context, *instance) error) (*instance, error) {
 	if err := record(s.p); err != nil {
 		s.close()
+		i.Detach()
 		return nil, fmt.Errorf("cannot record process %d: %w", s.p.PID, err)
 	}
 	alive, stop := h.whileAlive(ctx, s.p)
 	defer stop()
-	i := newInstance(h, m, s.p, log)
 	i.guest.Begin(s.agent)
 	var err error
 	if i.control, err = qmp.New(alive, s.control, i.onEvent); err == nil {

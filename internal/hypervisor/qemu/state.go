@@ -30,6 +30,9 @@ type stateHead struct {
 	Stamp hypervisor.Stamp `json:"stamp"`
 	// Whole: the memory is an image, else a file of pages.
 	Whole bool `json:"whole"`
+	// Firmware is what the guest boots with again, at guest address FirmwareAt.
+	FirmwareAt uint64 `json:"firmware_at"`
+	Firmware   []byte `json:"firmware"`
 }
 
 // state is a frozen guest's devices.

@@ -11,13 +11,14 @@ import (
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/memory"
 	"banger/internal/hypervisor/qemu/qmp"
+	"banger/internal/hypervisor/vmm"
 )
 
 // Thaw starts a QEMU whose guest goes on from f.
 //
-// QEMU sets its machine up as for a boot and stays before the first instruction. Then memory and device state are put
-// in place, and the guest goes on. An -incoming migration would do the same, but leaves the firmware's memory empty (its
-// roms come with the memory of a migration), so that the guest could never reboot.
+// QEMU sets its machine up and waits for a migration. Memory is put in place first, from outside: devices look into it
+// while they load. The "migration" is then device state only. A QEMU that waits for a migration leaves
+// the memory of its firmware empty, so that is put in place as well.
 func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hypervisor.Frozen, record func(host.Process) error) (hypervisor.Instance, error) {
 	facts, err := h.oracle.ask(ctx)
 	if err != nil {
@@ -44,6 +45,7 @@ type thaw struct {
 	m      *hypervisor.Machine
 	frozen hypervisor.Frozen
 	launch launch
+	state  *state
 	lease  *memory.Lease // nil where the memory began as zeros
 	device *os.File
 	// pages delivers the own pages, read and checked while QEMU starts; both nil for none.
@@ -109,7 +111,7 @@ func (h *Hypervisor) thawing(ctx context.Context, m *hypervisor.Machine, f hyper
 	}
 	_ = t.device.Close()
 	t.device = r
-	t.launch.state = handFirst(&t.launch, r)
+	t.state, t.launch.state = s, handFirst(&t.launch, r)
 	return t, nil
 }
 
@@ -137,9 +139,13 @@ func (t *thaw) close() {
 // load puts memory and devices in place and lets the guest go on.
 func (t *thaw) load(ctx context.Context, i *instance) error {
 	c := i.control
-	quiet, at := c.BeginNoAnnouncements(), c.BeginHostAddress(0)
-	if err := quiet.Wait(ctx, nil); err != nil {
-		return err
+	done := i.awaitMigration()
+	first := []*qmp.Pending{c.BeginMigrationEvents(), c.BeginNoAnnouncements()}
+	at, firmwareAt := c.BeginHostAddress(0), c.BeginHostAddress(t.state.FirmwareAt)
+	for _, p := range first {
+		if err := p.Wait(ctx, nil); err != nil {
+			return err
+		}
 	}
 	base, err := at.HostAddress(ctx)
 	if err != nil {
@@ -148,20 +154,20 @@ func (t *thaw) load(ctx context.Context, i *instance) error {
 	if err := t.fill(i.p.PID, base); err != nil {
 		return err
 	}
-	loaded := c.BeginLoad(stateFile)
-	var unplugged *qmp.Pending
-	if t.m.NIC != nil {
-		unplugged = c.BeginSetLink(netDevice, false)
-	}
-	if err := loaded.Wait(ctx, nil); err != nil {
-		var refused *qmp.Error
-		if errors.As(err, &refused) {
-			err = cannotContinue(fmt.Errorf("%w: %s", err, i.log.lines()))
-		}
+	if base, err = firmwareAt.HostAddress(ctx); err != nil {
 		return err
 	}
-	if unplugged != nil {
-		if err := unplugged.Wait(ctx, nil); err != nil {
+	if err := t.fillFirmware(i.p.PID, base); err != nil {
+		return err
+	}
+	if err := c.BeginIncoming(t.launch.state).Wait(ctx, nil); err != nil {
+		return err
+	}
+	if err := t.loaded(ctx, i, done); err != nil {
+		return err
+	}
+	if t.m.NIC != nil {
+		if err := c.BeginSetLink(netDevice, false).Wait(ctx, nil); err != nil {
 			return err
 		}
 	}
@@ -171,6 +177,31 @@ func (t *thaw) load(ctx context.Context, i *instance) error {
 		}
 	}
 	return c.Cont(ctx)
+}
+
+// loaded waits for QEMU's word. One that cannot load ends (before QEMU 9.1 there is no other way).
+func (t *thaw) loaded(ctx context.Context, i *instance, done <-chan string) error {
+	select {
+	case status := <-done:
+		if status == "completed" {
+			return nil
+		}
+		return cannotContinue(fmt.Errorf("QEMU did not load the device state (%s): %s", status, i.log.lines()))
+	case <-i.control.Done():
+	case <-ctx.Done():
+		if err := context.Cause(ctx); !errors.Is(err, vmm.ErrDied) {
+			return err
+		}
+	}
+	return cannotContinue(fmt.Errorf("QEMU ended while it loaded the device state: %s", i.log.lines()))
+}
+
+func (t *thaw) fillFirmware(pid int, base uint64) error {
+	r, err := memory.At(pid, base, int64(len(t.state.Firmware)))
+	if err != nil {
+		return err
+	}
+	return r.Write(r.All(), t.state.Firmware)
 }
 
 // fill puts the frozen memory into QEMU's.

@@ -97,7 +97,7 @@ func TestVMM(t *testing.T) {
 		status := strings.ReplaceAll(string(b), "\t", " ")
 		want := []string{"\nCapEff: 0000000000000000\n", "\nCapPrm: 0000000000000000\n", "\nNoNewPrivs: 1\n", "\nSeccomp: 2\n"}
 		if os.Geteuid() == 0 {
-			want = append(want, fmt.Sprintf("\nUid: %d %[1]d %[1]d %[1]d\n", testUID), fmt.Sprintf("\nGid: %d %[1]d %[1]d %[1]d\n", testGID), "\nGroups:  \n")
+			want = append(want, fmt.Sprintf("\nUid: %d %[1]d %[1]d %[1]d\n", m.UID), fmt.Sprintf("\nGid: %d %[1]d %[1]d %[1]d\n", m.GID), "\nGroups:  \n")
 		}
 		for _, w := range want {
 			if !strings.Contains(status, w) {

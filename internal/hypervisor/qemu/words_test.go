@@ -100,13 +100,13 @@ func TestArguments(t *testing.T) {
 		NIC: &hypervisor.NIC{MAC: "52:54:00:00:00:01", Socket: "/state/a,b/v/n"},
 	}
 	f := &facts{Accel: "tcg", TSCKHz: 2_596_096, Options: []string{"acpi", "pit"}}
-	args, err := arguments(&m, f)
+	args, err := arguments(&m, f, &launch{memory: memoryCold})
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := strings.Join(args, "\n") + "\n"
 	for _, want := range []string{
-		"-S\n", "-machine\nmicrovm,memory-backend=mem,acpi=on,pit=off\n", "-accel\ntcg,tb-size=128\n", "-cpu\nmax,-erms,-fsrm\n",
+		"-S\n", "-machine\nmicrovm,acpi=on,pit=off,memory-backend=mem\n", "-accel\ntcg,tb-size=128\n", "-cpu\nmax,-erms,-fsrm\n",
 		"memory-backend-ram,id=mem,size=512M,reserve=off\n", "file,id=console,path=/state/a,,b/v/console.log,append=on\n",
 		"tsc_early_khz=2596096 banger.init=none\n", `"filename":"/s/\"a\",b"`, `"werror":"enospc"`, `"detect-zeroes":"unmap"`,
 		"stream,id=net0,server=off,addr.type=unix,addr.path=/state/a,,b/v/n\n", "netdev=net0,mac=52:54:00:00:00:01\n",
@@ -123,7 +123,7 @@ func TestArguments(t *testing.T) {
 		t.Errorf("the read-only drive: %s", all)
 	}
 	f = &facts{Accel: "kvm"}
-	if args, err = arguments(&m, f); err != nil {
+	if args, err = arguments(&m, f, &launch{memory: memoryCold}); err != nil {
 		t.Fatal(err)
 	}
 	all = strings.Join(args, "\n") + "\n"

@@ -2,6 +2,7 @@ package qmp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -153,11 +154,22 @@ func (c *Client) BeginSave(path string) *Pending {
 	}{path, false})
 }
 
-// BeginLoad reads what BeginSave wrote into a guest that does not run.
-func (c *Client) BeginLoad(path string) *Pending {
-	return c.Begin("xen-load-devices-state", struct {
-		Filename string `json:"filename"`
-	}{path})
+// BeginIncoming loads what BeginSave wrote, from a descriptor that QEMU has inherited. A MIGRATION event tells the end.
+func (c *Client) BeginIncoming(fd int) *Pending {
+	return c.Begin("migrate-incoming", struct {
+		URI string `json:"uri"`
+	}{fmt.Sprintf("fd:%d", fd)})
+}
+
+// BeginMigrationEvents switches MIGRATION events on.
+func (c *Client) BeginMigrationEvents() *Pending {
+	type capability struct {
+		Capability string `json:"capability"`
+		State      bool   `json:"state"`
+	}
+	return c.Begin("migrate-set-capabilities", struct {
+		Capabilities []capability `json:"capabilities"`
+	}{[]capability{{"events", true}}})
 }
 
 // BeginNoAnnouncements keeps QEMU and the guest's driver from telling the network where the guest is: a state
@@ -173,6 +185,27 @@ func (c *Client) BeginHostAddress(guest uint64) *Pending {
 	return c.Begin("human-monitor-command", struct {
 		Line string `json:"command-line"`
 	}{fmt.Sprintf("gpa2hva %#x", guest)})
+}
+
+// Firmware finds the memory that the guest's firmware is in: its range of guest addresses.
+func (c *Client) Firmware(ctx context.Context) (from, to uint64, err error) {
+	var said string
+	err = c.Execute(ctx, "human-monitor-command", struct {
+		Line string `json:"command-line"`
+	}{"info mtree"}, &said)
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range strings.Lines(said) {
+		// "    00000000ffff0000-00000000ffffffff (prio 0, ram): pc.bios"
+		if !strings.HasSuffix(strings.TrimSpace(line), "): pc.bios") {
+			continue
+		}
+		if _, err := fmt.Sscanf(strings.TrimSpace(line), "%x-%x", &from, &to); err == nil && from < to {
+			return from, to, nil
+		}
+	}
+	return 0, 0, errors.New("QEMU tells of no firmware")
 }
 
 // HostAddress waits for what BeginHostAddress asked.

@@ -1,0 +1,441 @@
+package qemu
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/durable"
+	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/memory"
+	"banger/internal/hypervisor/qemu/qmp"
+)
+
+// stillTimeout bounds the time from stop to cont; the disks' flush takes most of it.
+const stillTimeout = 5 * time.Minute
+
+// Freeze writes the guest's state.
+//
+// Whatever can fail or take time is done before the guest stands or after it goes on: layers are opened, space on disk is
+// reserved, the copy's memory is there, disks are flushed. What is left for the standstill: QEMU's own flush, device
+// state, copying pages, and last the switch to the new layers, which happens wholly or not at all.
+func (i *instance) Freeze(ctx context.Context, f hypervisor.Freeze) (hypervisor.FreezeResult, error) {
+	if err := i.takeTurn(ctx); err != nil {
+		return hypervisor.FreezeResult{}, i.h.wrap(&i.m, "freeze", err)
+	}
+	defer i.endTurn()
+	fz := &freeze{i: i, Freeze: f}
+	res, err := fz.do(ctx)
+	if err = errors.Join(err, fz.cleanUp(err != nil)); err != nil {
+		return hypervisor.FreezeResult{}, i.h.wrap(&i.m, "freeze", err)
+	}
+	return res, nil
+}
+
+// freeze is one under way.
+type freeze struct {
+	hypervisor.Freeze
+	i *instance
+	c *qmp.Client
+
+	head     stateHead
+	region   memory.Region
+	image    memory.ImageID
+	buffer   memory.Buffer
+	pages    memory.Pages
+	switches []qmp.Switch
+	switched bool
+	// device receives QEMU's stream, as descriptor set fdset; out are the files of the result.
+	device     *os.File
+	fdset      int
+	memoryFile *os.File
+	deviceFile *os.File
+	written    int64
+	// stood: the guest was standing when we came, and is left so.
+	stood bool
+}
+
+func (fz *freeze) do(ctx context.Context) (hypervisor.FreezeResult, error) {
+	var res hypervisor.FreezeResult
+	i := fz.i
+	if fz.c = i.currentControl(); fz.c == nil {
+		return res, qmp.ErrClosed
+	}
+	if err := fz.prepare(ctx); err != nil {
+		return res, err
+	}
+	// From here on the guest must go on whatever becomes of the caller.
+	still, cancel := context.WithTimeout(context.WithoutCancel(ctx), stillTimeout)
+	defer cancel()
+	err := fz.standStill(still)
+	if err == nil {
+		res.StoodStill = fz.stoodStill()
+		err = fz.write()
+	}
+	res.MemoryBytes = fz.written
+	if err != nil && !fz.stood {
+		err = errors.Join(err, i.goOn())
+	}
+	return res, err
+}
+
+// prepare does everything that may take long or fail while the guest runs.
+func (fz *freeze) prepare(ctx context.Context) (err error) {
+	i, c := fz.i, fz.c
+	state, err := c.RunState(ctx)
+	if err != nil {
+		return err
+	}
+	fz.stood = state != "running"
+	facts, err := i.h.oracle.ask(ctx)
+	if err != nil {
+		return err
+	}
+	fz.head = stateHead{Stamp: stampFor(&i.m, facts), Whole: fz.Whole}
+	if fz.region, err = i.region(ctx, c); err != nil {
+		return err
+	}
+	if err := fz.readFirmware(ctx); err != nil {
+		return err
+	}
+	if fz.image, err = imageOf(i.memory); err != nil {
+		return err
+	}
+	if err := fz.layers(ctx); err != nil {
+		return err
+	}
+	if err := fz.files(); err != nil {
+		return err
+	}
+	if fz.device, err = anonymousFile("banger-state"); err != nil {
+		return err
+	}
+	w, err := again(fz.device, os.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	fz.fdset, err = c.AddFD(ctx, w)
+	return err
+}
+
+// region finds the guest's memory in QEMU's.
+func (i *instance) region(ctx context.Context, c *qmp.Client) (memory.Region, error) {
+	base, err := c.BeginHostAddress(0).HostAddress(ctx)
+	if err != nil {
+		return memory.Region{}, err
+	}
+	return memory.At(i.p.PID, base, i.m.MemoryBytes)
+}
+
+// maxFirmware bounds what is read of it: QEMU's for this machine has 128 KiB.
+const maxFirmware = 4 << 20
+
+// readFirmware copies what the guest can only read.
+func (fz *freeze) readFirmware(ctx context.Context) error {
+	from, to, err := fz.c.Firmware(ctx)
+	if err != nil {
+		return err
+	}
+	size := int64(to - from + 1)
+	if size > maxFirmware || size%memory.PageSize != 0 {
+		return fmt.Errorf("QEMU tells of %d bytes of firmware", size)
+	}
+	base, err := fz.c.BeginHostAddress(from).HostAddress(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := memory.At(fz.i.p.PID, base, size)
+	if err != nil {
+		return err
+	}
+	fz.head.FirmwareAt, fz.head.Firmware = from, make([]byte, size)
+	return r.Read(r.All(), fz.head.Firmware)
+}
+
+// imageOf reads an image's id out of a memory backend's.
+func imageOf(backend string) (memory.ImageID, error) {
+	var id memory.ImageID
+	text, _ := strings.CutPrefix(backend, memoryThawed)
+	if backend == memoryCold || text == "" {
+		return id, nil
+	}
+	b, err := hex.DecodeString(text)
+	if err != nil || len(b) != len(id) {
+		return id, fmt.Errorf("cannot tell the memory image of %q", backend)
+	}
+	return memory.ImageID(b), nil
+}
+
+// layers opens the new layers and flushes the files below them, so that there is little left to flush later.
+func (fz *freeze) layers(ctx context.Context) error {
+	tops, err := fz.c.Tops(ctx)
+	if err != nil {
+		return err
+	}
+	for n, d := range fz.i.m.Drives {
+		if d.ReadOnly {
+			continue
+		}
+		top := tops[device(n)]
+		if err := flush(top.File); err != nil {
+			return err
+		}
+		path, wanted := fz.Overlays[d.Serial]
+		if !wanted {
+			continue
+		}
+		s := qmp.Switch{Node: top.Node, Overlay: nextNode(top.Node)}
+		layer := blockNode(s.Overlay, hypervisor.Drive{Serial: d.Serial, Path: path, Format: "qcow2"})
+		layer["backing"] = nil
+		if err := fz.c.Overlay(ctx, layer); err != nil {
+			return err
+		}
+		fz.switches = append(fz.switches, s)
+	}
+	if len(fz.switches) != len(fz.Overlays) {
+		return errors.New("a layer is for a drive that is not there, or cannot be written")
+	}
+	return nil
+}
+
+// nextNode names the layer above a node: d0, d0.1, d0.2, …
+func nextNode(top string) string {
+	base, count, _ := strings.Cut(top, ".")
+	n := 0
+	_, _ = fmt.Sscan(count, &n)
+	return fmt.Sprintf("%s.%d", base, n+1)
+}
+
+// flush writes back what the kernel has in memory of a file. The path is the VMM's word: nothing but a plain file is opened.
+func flush(path string) error {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	named := os.NewFile(uintptr(fd), path)
+	defer named.Close()
+	if fi, err := named.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return errors.Join(fmt.Errorf("the disk %s is no plain file", path), err)
+	}
+	f, err := again(named, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Fdatasync(int(f.Fd())), f.Close())
+}
+
+// Room beyond what is there when the guest still runs: pages that it writes before it stands, and device state.
+const (
+	roomPages  = 8 << 20
+	roomDevice = 1 << 20
+)
+
+// files makes the files of the result and reserves room on disk and in memory.
+func (fz *freeze) files() error {
+	var err error
+	if fz.deviceFile, err = create(fz.Dir, hypervisor.FrozenDevice); err != nil {
+		return err
+	}
+	name := hypervisor.FrozenPages
+	if fz.Whole {
+		name = hypervisor.FrozenMemory
+	}
+	if fz.memoryFile, err = create(fz.Dir, name); err != nil {
+		return err
+	}
+	if err := reserve(fz.deviceFile, roomDevice); err != nil || fz.Whole {
+		return err
+	}
+	own, err := fz.region.Own()
+	if err != nil {
+		return err
+	}
+	n := memory.Bytes(own)
+	n = min(n+n/8+roomPages, fz.region.Size())
+	if err := reserve(fz.memoryFile, n+n/64+memory.PageSize); err != nil {
+		return err
+	}
+	fz.buffer, err = memory.NewBuffer(n)
+	return err
+}
+
+func create(dir, name string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_EXCL|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+}
+
+// reserve takes the room on disk; a file system that cannot say so is taken at its word.
+func reserve(f *os.File, n int64) error {
+	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, n)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot reserve %d MiB for %s: %w", n>>20, f.Name(), err)
+	}
+	return nil
+}
+
+// standStill is from the guest's stop to its going on.
+func (fz *freeze) standStill(ctx context.Context) error {
+	c := fz.c
+	if !fz.stood {
+		fz.i.setStanding(true)
+		if err := c.BeginStop().Wait(ctx, nil); err != nil {
+			return err
+		}
+	}
+	saved := c.BeginSave(fmt.Sprintf("/dev/fdset/%d", fz.fdset))
+	copied := fz.copyMemory()
+	if err := errors.Join(saved.Wait(ctx, nil), copied); err != nil {
+		return err
+	}
+	var switched, resumed *qmp.Pending
+	if len(fz.switches) > 0 {
+		switched = c.BeginSwitch(fz.switches)
+	}
+	if fz.Resume && !fz.stood {
+		resumed = c.BeginCont()
+	}
+	var err error
+	if switched != nil {
+		err = switched.Wait(ctx, nil)
+		fz.switched = err == nil
+	}
+	if resumed != nil {
+		err = errors.Join(err, resumed.Wait(ctx, nil))
+	}
+	return err
+}
+
+// copyMemory takes the guest's memory while it stands.
+func (fz *freeze) copyMemory() error {
+	own, err := fz.region.Own()
+	if err != nil {
+		return err
+	}
+	if fz.Whole {
+		if fz.region.Image {
+			own = fz.region.All()
+		}
+		_, fz.written, err = memory.WriteImage(fz.memoryFile, fz.region, own)
+		return err
+	}
+	n := memory.Bytes(own)
+	if n > int64(len(fz.buffer)) {
+		// It has written much in the last moment; rather stand longer than fail.
+		if err := fz.buffer.Free(); err != nil {
+			return err
+		}
+		if fz.buffer, err = memory.NewBuffer(n); err != nil {
+			return err
+		}
+	}
+	fz.pages = memory.Pages{Size: fz.region.Size(), Image: fz.image, Runs: own, Data: fz.buffer[:n]}
+	return fz.region.Read(own, fz.pages.Data)
+}
+
+// write puts all into the files; the guest runs already, if it is to.
+func (fz *freeze) write() error {
+	if !fz.i.h.host.Alive(fz.i.p) {
+		return errors.New("the VMM has ended meanwhile") // and its id may be another's
+	}
+	stream, err := readAll(fz.device)
+	if err != nil {
+		return err
+	}
+	s := state{stateHead: fz.head, stream: stream}
+	b, err := s.encode()
+	if err != nil {
+		return err
+	}
+	if _, err := fz.deviceFile.Write(b); err != nil {
+		return err
+	}
+	if !fz.Whole {
+		fz.pages.Prune()
+		if _, err := fz.pages.WriteTo(fz.memoryFile); err != nil {
+			return err
+		}
+		fz.written = int64(len(fz.pages.Data))
+	}
+	for _, f := range []*os.File{fz.deviceFile, fz.memoryFile} {
+		if err := trim(f); err != nil {
+			return err
+		}
+		if fz.Transient {
+			continue
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	if fz.Transient {
+		return nil
+	}
+	return durable.SyncDir(fz.Dir)
+}
+
+// trim gives back what was reserved beyond a file's end.
+func trim(f *os.File) error {
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return f.Truncate(fi.Size())
+}
+
+func readAll(f *os.File) ([]byte, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, fi.Size())
+	_, err = f.ReadAt(b, 0)
+	return b, err
+}
+
+// stoodStill goes by QEMU's own times; it tells of both before it answers.
+func (fz *freeze) stoodStill() time.Duration {
+	if !fz.Resume || fz.stood {
+		return 0
+	}
+	fz.i.mu.Lock()
+	defer fz.i.mu.Unlock()
+	return fz.i.resumedAt.Sub(fz.i.stoppedAt)
+}
+
+// cleanUp gives back what a freeze has taken; after a failure its files and unused layers, too.
+func (fz *freeze) cleanUp(failed bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), adoptTimeout)
+	defer cancel()
+	var errs []error
+	if fz.c != nil && fz.fdset != 0 {
+		_ = fz.c.RemoveFD(ctx, fz.fdset) // gone already, once it was used
+	}
+	if !fz.switched {
+		for _, s := range fz.switches {
+			errs = append(errs, fz.c.DropNode(ctx, s.Overlay))
+		}
+	}
+	for _, f := range []*os.File{fz.deviceFile, fz.memoryFile} {
+		if f == nil {
+			continue
+		}
+		errs = append(errs, f.Close())
+		if failed {
+			errs = append(errs, os.Remove(f.Name()))
+		}
+	}
+	if fz.device != nil {
+		errs = append(errs, fz.device.Close())
+	}
+	return errors.Join(append(errs, fz.buffer.Free())...)
+}
