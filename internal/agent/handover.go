@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holdTime is how long a systemd may be kept waiting for the first Personalise.
-const holdTime = 5 * time.Second
+// holdTime is how long a systemd may be kept waiting for the first Personalise or a Release. A busy host
+// may take a while to ask; one whose daemon is away may not.
+const holdTime = 15 * time.Second
 
 // handOver starts the agent's supervisor, holds the image's init back until the host
 // has made this guest the one machine that it is (host name, machine id, host key,

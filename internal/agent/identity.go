@@ -83,12 +83,29 @@ func hostsFile(old, name string) string {
 	return head + b.String() + "127.0.1.1\t" + name + "\n"
 }
 
-// setMachineID writes machine-id(5), for D-Bus too where it has a file of its own.
+// setMachineID writes machine-id(5), for D-Bus too where it has a file of its own. A passing id ends.
 func setMachineID(id string) (changed bool, err error) {
-	changed, err = putFile("/etc/machine-id", []byte(id+"\n"), 0o444)
+	const path = "/etc/machine-id"
+	if passing, err := os.ReadFile(transientID); err == nil {
+		if _, mounted := mountedAt(path); mounted {
+			if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+				return false, fmt.Errorf("cannot take the passing machine id away: %w", err)
+			}
+		}
+		// What was logged under it is the template's.
+		if old := strings.TrimSpace(string(passing)); len(old) == len(id) {
+			_ = os.RemoveAll(filepath.Join("/run/log/journal", filepath.Base(old)))
+		}
+		if err := os.Remove(transientID); err != nil {
+			return false, fmt.Errorf("cannot take the passing machine id away: %w", err)
+		}
+		changed = true
+	}
+	wrote, err := putFile(path, []byte(id+"\n"), 0o444)
 	if err != nil {
 		return false, err
 	}
+	changed = changed || wrote
 	const dbus = "/var/lib/dbus/machine-id"
 	if st, err := os.Lstat(dbus); err == nil && st.Mode().IsRegular() {
 		if _, err := putFile(dbus, []byte(id+"\n"), 0o444); err != nil {

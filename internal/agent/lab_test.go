@@ -182,8 +182,8 @@ func (l lab) start(t testing.TB, root, work, params string, qemu ...string) *gue
 		"-qmp", "unix:" + g.qmp + ",server=on,wait=off",
 		"-device", "virtio-serial-device", "-chardev", "socket,id=a,path=" + g.socket + ",server=on,wait=off",
 		"-device", "virtserialport,chardev=a,name=" + agentapi.PortName,
-		// A network that nothing is plugged into.
-		"-netdev", "hubport,id=n,hubid=0", "-device", "virtio-net-device,netdev=n,mac=52:54:00:00:00:01"}
+		// A network that nothing is plugged into. With one port only QEMU would hold back all that is sent.
+		"-netdev", "hubport,id=n,hubid=0", "-netdev", "hubport,id=m,hubid=0", "-device", "virtio-net-device,netdev=n,mac=52:54:00:00:00:01"}
 	args = append(args, drive(root, agentapi.SerialRoot, "")...)
 	modules := filepath.Join(l.dir, "modules.img")
 	if _, err := os.Stat(modules); err == nil {

@@ -10,12 +10,13 @@ import (
 	"strings"
 )
 
+const hostKeyFile = "/etc/ssh/ssh_host_ed25519_key"
+
 // setHostKey installs the daemon's host key, by which the host knows this guest.
 func setHostKey(key []byte, pub string) (changed bool, err error) {
-	const path = "/etc/ssh/ssh_host_ed25519_key"
-	changed, err = putFile(path, key, 0o600)
+	changed, err = putFile(hostKeyFile, key, 0o600)
 	if err == nil && pub != "" {
-		_, err = putFile(path+".pub", []byte(strings.TrimSpace(pub)+"\n"), 0o644)
+		_, err = putFile(hostKeyFile+".pub", []byte(strings.TrimSpace(pub)+"\n"), 0o644)
 	}
 	if err != nil {
 		return false, fmt.Errorf("cannot install the ssh host key: %w", err)

@@ -75,8 +75,13 @@ func (l *loader) load(name string) error {
 		return fmt.Errorf("cannot load module %s: %w", name, err)
 	}
 	defer f.Close()
+	return finishLoad(f, name)
+}
+
+// finishLoad gives a module's file to the kernel. One that is there already is no error.
+func finishLoad(f *os.File, name string) error {
 	flags := 0
-	if !strings.HasSuffix(m.File, ".ko") {
+	if !strings.HasSuffix(f.Name(), ".ko") {
 		flags = unix.MODULE_INIT_COMPRESSED_FILE
 	}
 	if err := unix.FinitModule(int(f.Fd()), "", flags); err != nil && !errors.Is(err, unix.EEXIST) {

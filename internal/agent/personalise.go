@@ -17,14 +17,33 @@ import (
 type changes struct {
 	identity bool // host name or machine id
 	hostKey  bool
+	born     bool // it is the first identity of a guest that was released
 }
 
-// Personalise makes this guest the one machine that it is, in the order of the
-// fields; every step may be done again. Modes that sshd wants are mended each time.
+// Personalise makes this guest the one machine that it is; every step may be done again. Modes that sshd wants
+// are mended each time.
 func (s *system) Personalise(ctx context.Context, p agentapi.Personalise) (agentapi.Health, error) {
+	// Before anything else, and before anybody is waited for: what is random now is so in all clones.
+	if len(p.Entropy) > 0 {
+		if err := addEntropy(p.Entropy); err != nil {
+			return s.Health(), err
+		}
+	}
+	if !p.Time.IsZero() && time.Until(p.Time).Abs() > slewAfter {
+		if err := stepClock(p.Time); err != nil {
+			return s.Health(), err
+		}
+	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	var c changes
+	switch p.Thawed {
+	case "", agentapi.ThawedFork:
+	case agentapi.ThawedResume:
+		return s.Health(), s.resume(p)
+	default:
+		return s.Health(), api.Errorf(api.CodeInvalid, "a guest is thawed as %q or %q, not as %q", agentapi.ThawedFork, agentapi.ThawedResume, p.Thawed)
+	}
+	c := changes{born: s.isReleased() && !s.isPersonalised()}
 	if err := s.personalise(ctx, p, &c); err != nil {
 		return s.Health(), err
 	}
@@ -40,14 +59,19 @@ func (s *system) Personalise(ctx context.Context, p agentapi.Personalise) (agent
 	return s.Health(), nil
 }
 
-func (s *system) personalise(ctx context.Context, p agentapi.Personalise, c *changes) error {
-	if len(p.Entropy) > 0 {
-		if err := addEntropy(p.Entropy); err != nil {
-			return err
-		}
+// resume is for a guest that is who it was: nothing that its users may have changed is touched.
+func (s *system) resume(p agentapi.Personalise) error {
+	if p.Network == nil {
+		return nil
 	}
-	if !p.Time.IsZero() && time.Until(p.Time).Abs() > slewAfter {
-		if err := stepClock(p.Time); err != nil {
+	s.announcer.again.Store(true) // it may be at another port now
+	return setNetwork(*p.Network, false)
+}
+
+func (s *system) personalise(ctx context.Context, p agentapi.Personalise, c *changes) error {
+	another := c.born || p.Thawed == agentapi.ThawedFork // than the one that all this was made for
+	if another {
+		if err := s.becomeAnother(); err != nil {
 			return err
 		}
 	}
@@ -69,7 +93,7 @@ func (s *system) personalise(ctx context.Context, p agentapi.Personalise, c *cha
 		return err
 	}
 	if p.Network != nil {
-		if err := setNetwork(*p.Network); err != nil {
+		if err := setNetwork(*p.Network, p.Thawed == agentapi.ThawedFork); err != nil {
 			return err
 		}
 	}
@@ -84,18 +108,35 @@ func (s *system) personalise(ctx context.Context, p agentapi.Personalise, c *cha
 			return err
 		}
 		c.hostKey = changed
+		if another {
+			if err := forgetHostKeys(); err != nil {
+				return fmt.Errorf("cannot install the ssh host key: %w", err)
+			}
+		}
 	}
 	return setLogins(p.AuthorizedKeys)
 }
 
+// becomeAnother gives up what the memory and the disk of this guest say of the one that it is a copy of.
+func (s *system) becomeAnother() error {
+	if err := renewBootID(); err != nil {
+		return err
+	}
+	if err := forgetUnique(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.agentID = newAgentID()
+	s.mu.Unlock()
+	return nil
+}
+
+// isHeld tells whether PID 1 is held back from the image's init.
+func isHeld() bool { return exists(heldFile) }
+
 // releaseInit lets PID 1 go on to the image's init if it is still held back, and
 // reports whether it was.
-func releaseInit() bool {
-	if _, err := os.Stat(heldFile); err != nil {
-		return false
-	}
-	return unix.Kill(1, unix.SIGUSR1) == nil
-}
+func releaseInit() bool { return isHeld() && unix.Kill(1, unix.SIGUSR1) == nil }
 
 // mountWork brings up the work disk: formatted if blank, checked if need be, grown to
 // its disk, mounted with its root and home at /root and /home.

@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -25,6 +23,8 @@ type system struct {
 	kind    string // initNone or initSystemd
 	version string
 	tools   tools
+	// announcer speaks for the guest on its network.
+	announcer announcer
 	// change is held by what changes the guest: personalising and growing.
 	change sync.Mutex
 
@@ -38,23 +38,17 @@ type system struct {
 }
 
 func newSystem(kind, version string) *system {
-	_, err := os.Stat(personalisedFile)
-	return &system{kind: kind, agentID: newAgentID(), version: version, tools: tools{dir: bootDir + "/tools"},
-		waiting: map[string]string{}, changed: make(chan struct{}), degraded: []string{}, personalised: err == nil}
-}
-
-func newAgentID() string {
-	id := make([]byte, 8)
-	_, _ = rand.Read(id) // never fails
-	return hex.EncodeToString(id)
+	s := &system{kind: kind, agentID: newAgentID(), version: version, tools: tools{dir: bootDir + "/tools"},
+		waiting: map[string]string{}, changed: make(chan struct{}), degraded: []string{}, personalised: exists(personalisedFile)}
+	s.setWaiting("root", "the root file system is growing to its disk")
+	if kind == initSystemd {
+		s.setWaiting("systemd", "systemd is starting")
+	}
+	return s
 }
 
 // settle does what remains of the boot, and returns when the guest is ready.
 func (s *system) settle(ctx context.Context) {
-	s.setWaiting("root", "the root file system is growing to its disk")
-	if s.kind == initSystemd {
-		s.setWaiting("systemd", "systemd is starting")
-	}
 	if _, err := s.grow(); err != nil {
 		console("%v", err)
 	}

@@ -86,37 +86,3 @@ func waitFile(ctx context.Context, path string) error {
 		}
 	}
 }
-
-// tellUnits restarts the units that have read what has changed, where systemd had
-// started them before the guest was personalised.
-func tellUnits(ctx context.Context, c changes) {
-	if _, err := os.Stat(systemdSocket); err != nil {
-		return
-	}
-	// A unit that is not there, or not running, is no failure: the exit code says nothing more.
-	verb := func(args ...string) {
-		ctx, cancel := context.WithTimeout(ctx, time.Minute)
-		defer cancel()
-		if _, _, err := runCommand(ctx, nil, append([]string{"systemctl", "--no-block"}, args...)...); err != nil {
-			console("%v", err)
-		}
-	}
-	if c.identity {
-		for _, u := range identityUnits() {
-			verb("try-restart", u)
-		}
-	}
-	if c.hostKey {
-		for _, u := range []string{"ssh.service", "sshd.service"} {
-			if code, _, err := runCommand(ctx, nil, "systemctl", "is-enabled", "--quiet", u); err == nil && code == 0 {
-				verb("restart", u)
-				return
-			}
-		}
-	}
-}
-
-// identityUnits keep the host name or the machine id in memory.
-func identityUnits() []string {
-	return []string{"systemd-journald.service", "systemd-hostnamed.service", "rsyslog.service"}
-}
