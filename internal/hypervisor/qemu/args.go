@@ -167,11 +167,12 @@ func driveArgs(i int, d hypervisor.Drive) ([]string, error) {
 	return []string{"-blockdev", string(b), "-device", string(v)}, nil
 }
 
-// blockNode describes a drive's file to QEMU.
+// blockNode describes a drive's file to QEMU. Said of the layer alone, "read-only" holds for its file too, so that both change
+// when a new layer is put on top: said of both, QEMU would later open the file for writing again, and fail where it is sealed.
 func blockNode(name string, d hypervisor.Drive) map[string]any {
 	block := map[string]any{
 		"driver": d.Format, "node-name": name, "read-only": d.ReadOnly,
-		"file": map[string]any{"driver": "file", "filename": d.Path, "read-only": d.ReadOnly, "discard": "unmap"},
+		"file": map[string]any{"driver": "file", "filename": d.Path, "discard": "unmap"},
 	}
 	if !d.ReadOnly {
 		block["discard"], block["detect-zeroes"] = "unmap", "unmap"

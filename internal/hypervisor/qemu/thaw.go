@@ -32,7 +32,10 @@ func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hyperviso
 		return nil, h.wrap(&m, "thaw", err)
 	}
 	defer t.close()
-	i, err := h.run(ctx, m, facts, t.launch, record, t.load)
+	i, err := h.run(ctx, m, facts, t.launch, func(p host.Process) error {
+		defer t.stage(hypervisor.StageSpawn)
+		return record(p)
+	}, t.load)
 	if err != nil {
 		return nil, h.wrap(&m, "thaw", err)
 	}
@@ -136,6 +139,12 @@ func (t *thaw) close() {
 	}
 }
 
+func (t *thaw) stage(name string) {
+	if t.frozen.Stage != nil {
+		t.frozen.Stage(name)
+	}
+}
+
 // load puts memory and devices in place and lets the guest go on.
 func (t *thaw) load(ctx context.Context, i *instance) error {
 	c := i.control
@@ -147,6 +156,7 @@ func (t *thaw) load(ctx context.Context, i *instance) error {
 			return err
 		}
 	}
+	t.stage(hypervisor.StageMonitor)
 	base, err := at.HostAddress(ctx)
 	if err != nil {
 		return err
@@ -160,6 +170,7 @@ func (t *thaw) load(ctx context.Context, i *instance) error {
 	if err := t.fillFirmware(i.p.PID, base); err != nil {
 		return err
 	}
+	t.stage(hypervisor.StageMemory)
 	if err := c.BeginIncoming(t.launch.state).Wait(ctx, nil); err != nil {
 		return err
 	}
@@ -171,11 +182,13 @@ func (t *thaw) load(ctx context.Context, i *instance) error {
 			return err
 		}
 	}
+	t.stage(hypervisor.StageDevices)
 	if t.frozen.BeforeRun != nil {
 		if err := t.frozen.BeforeRun(); err != nil {
 			return err
 		}
 	}
+	defer t.stage(hypervisor.StageRun)
 	return c.Cont(ctx)
 }
 

@@ -119,7 +119,7 @@ func TestArguments(t *testing.T) {
 	if strings.Contains(all, "suppress-vmdesc") {
 		t.Error("an option that this QEMU does not know")
 	}
-	if strings.Count(all, "werror") != 1 || strings.Count(all, `"read-only":true`) != 2 {
+	if strings.Count(all, "werror") != 1 || strings.Count(all, `"read-only":true`) != 1 {
 		t.Errorf("the read-only drive: %s", all)
 	}
 	f = &facts{Accel: "kvm"}
