@@ -1,10 +1,12 @@
 package memory
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -68,7 +70,22 @@ func (r Region) scan(f *os.File) ([]Run, error) {
 		}
 		a.start = a.walkEnd
 	}
-	return runs, nil
+	return union(runs), nil
+}
+
+// union puts runs in order and joins those that overlap. Linux 6.18 was seen to step back by megabytes within a
+// search, and to report ranges there a second time; the guest stands still, so both reports are true.
+func union(runs []Run) []Run {
+	slices.SortFunc(runs, func(a, b Run) int { return cmp.Compare(a.Offset, b.Offset) })
+	out := runs[:0]
+	for _, r := range runs {
+		if n := len(out); n > 0 && r.Offset <= out[n-1].Offset+out[n-1].Length {
+			out[n-1].Length = max(out[n-1].Length, r.Offset+r.Length-out[n-1].Offset)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
 }
 
 // The bits of an entry of /proc/PID/pagemap (proc_pid_pagemap(5)).
