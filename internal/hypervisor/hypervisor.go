@@ -192,7 +192,18 @@ type Frozen struct {
 	// BeforeRun, if not nil, is called when the state is loaded and before the guest's first instruction: from then on
 	// the disks move away from the state. Its error ends the thaw with nothing left running.
 	BeforeRun func() error
+	// Stage, if not nil, is called at the end of each stage of the thaw, in this order: StageSpawn, …, StageRun.
+	Stage func(name string)
 }
+
+// The stages of a thaw.
+const (
+	StageSpawn   = "spawn"   // the process exists and is recorded
+	StageMonitor = "monitor" // the VMM has set its machine up and answers
+	StageMemory  = "memory"  // the memory is in place
+	StageDevices = "devices" // the devices are
+	StageRun     = "run"     // the guest runs
+)
 
 // Files that Freeze writes.
 const (

@@ -65,6 +65,11 @@ func (r Region) scan(f *os.File) ([]Run, error) {
 		for _, g := range ranges[:n] {
 			runs = r.appendRun(runs, int64(g.start-r.base), int64(g.end-g.start))
 		}
+		// The kernel works in pieces of its own. What it says of where it stopped is about the piece before the last when
+		// it has come to the end (fs/proc/task_mmu.c, pagemap_scan: walk_end is not set then), so the room left in vec tells.
+		if n < scanRanges-1 {
+			break
+		}
 		if a.walkEnd <= a.start {
 			return nil, errors.New("the kernel's search of pages does not advance")
 		}
@@ -73,8 +78,8 @@ func (r Region) scan(f *os.File) ([]Run, error) {
 	return union(runs), nil
 }
 
-// union puts runs in order and joins those that overlap. Linux 6.18 was seen to step back by megabytes within a
-// search, and to report ranges there a second time; the guest stands still, so both reports are true.
+// union puts runs in order and joins those that overlap: a search that goes on where another stopped may report a range again.
+// The guest stands still, so both reports are true.
 func union(runs []Run) []Run {
 	slices.SortFunc(runs, func(a, b Run) int { return cmp.Compare(a.Offset, b.Offset) })
 	out := runs[:0]

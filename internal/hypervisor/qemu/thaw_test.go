@@ -117,9 +117,17 @@ func BenchmarkThaw(b *testing.B) {
 		frozen.Stage = s.end
 		i := thawMachine(b, h, m, frozen)
 		s.begin()
+		c, err := i.DialGuest(bounded(b, time.Minute))
+		if err != nil {
+			b.Fatal(err)
+		}
+		s.end("session")
 		awaitAgent(b, i)
 		s.end("answer")
 		s.add("total", time.Since(begin))
+		awaitAgent(b, i)
+		s.end("again")
+		_ = c.Close()
 		if err := i.Kill(bounded(b, time.Minute)); err != nil {
 			b.Fatal(err)
 		}
