@@ -75,6 +75,9 @@ func (s *Service) agentOf(ctx context.Context, ref string) (api.VM, *liveVM, err
 	if err != nil {
 		return vm, nil, err
 	}
+	if vm.State == api.StatePaused {
+		return vm, nil, api.Errorf(api.CodeConflict, "VM %s is paused", vm.Name).WithHint("banger vm unpause %s", vm.Name)
+	}
 	l, ok := s.vmAlive(vm.ID)
 	if !ok || vm.State == api.StateStopped {
 		return vm, nil, api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State).WithHint("banger vm start %s", vm.Name)

@@ -1,0 +1,211 @@
+package machine
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"banger/api"
+)
+
+// steps are the names of the steps of a VM's newest start.
+func (b *box) steps(vm string) []string {
+	b.t.Helper()
+	var ops []api.Operation
+	decode(b.t, b.must("operation", "list", "--json"), &ops)
+	id := b.show(vm).ID
+	for i := len(ops) - 1; i >= 0; i-- {
+		if ops[i].VMID == id && ops[i].Kind == "vm.start" {
+			var names []string
+			for _, s := range ops[i].Steps {
+				names = append(names, s.Name)
+			}
+			return names
+		}
+	}
+	return nil
+}
+
+func has(list []string, want string) bool {
+	for _, s := range list {
+		if s == want {
+			return true
+		}
+	}
+	return false
+}
+
+// TestClones: twenty machines thawed from one template are twenty machines.
+func TestClones(t *testing.T) {
+	t.Parallel()
+	b := newBox(t)
+	b.must("template", "build")
+	const count = 20
+	seen := map[string]string{}
+	for i := range count {
+		name := fmt.Sprintf("c%d", i)
+		b.must("run", "-d", "--name", name)
+		if steps := b.steps(name); !has(steps, "thaw") || has(steps, "boot") {
+			t.Fatalf("%s was not thawed: %v", name, steps)
+		}
+		vm := b.show(name)
+		facts := strings.Fields(b.guest(name, "cat /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid; cat /sys/class/net/eth0/address; hostname; date +%s.%N"))
+		if len(facts) != 6 {
+			t.Fatalf("%s said %v", name, facts)
+		}
+		same(t, "machine id", facts[0], vm.Runtime.MachineID)
+		same(t, "MAC", facts[3], vm.Runtime.MAC)
+		same(t, "hostname", facts[4], name)
+		clock, err := strconv.ParseFloat(facts[5], 64)
+		if off := time.Since(time.UnixMilli(int64(clock * 1000))); err != nil || off > 3*time.Second || off < -50*time.Millisecond {
+			t.Errorf("%s: its clock is off by %v (%v)", name, off, err)
+		}
+		for what, fact := range map[string]string{
+			"machine id": facts[0], "boot id": facts[1], "random uuid": facts[2], "MAC": facts[3],
+			"host key": vm.Runtime.SSHHostKey, "address": vm.Runtime.GuestIP,
+		} {
+			if other, taken := seen[what+fact]; taken {
+				t.Errorf("%s and %s share their %s: %s", name, other, what, fact)
+			}
+			seen[what+fact] = name
+		}
+	}
+	b.must(append([]string{"rm", "-f"}, strings.Fields(b.must("ps", "-aq"))...)...)
+	b.checkNothingOfVMs()
+}
+
+// TestSuspend: what runs in a guest goes on, whatever becomes of the daemon meanwhile.
+func TestSuspend(t *testing.T) {
+	t.Parallel()
+	b := newBox(t)
+	b.must("run", "-d", "--name", "x", "--", "sh", "-c", "i=0; while true; do i=$((i+1)); echo $i >/run/count; sleep 0.1; done")
+	b.guest("x", "echo kept >/run/tmpfs; while [ ! -s /run/count ]; do sleep 0.1; done")
+	boot := b.guest("x", "cat /proc/sys/kernel/random/boot_id")
+	last := 0
+	for round := range 4 {
+		b.guest("x", fmt.Sprintf("echo %d >>/root/rounds; sync", round))
+		b.must("suspend", "x")
+		vm := b.show("x")
+		same(t, "state", vm.State, api.StateSuspended)
+		b.checkVMMsGone(vm)
+		if round == 1 {
+			b.killDaemon()
+		}
+		b.must("start", "x")
+		if steps := b.steps("x"); !has(steps, "thaw") {
+			t.Fatalf("it was not thawed: %v", steps)
+		}
+		count, err := strconv.Atoi(b.guest("x", "cat /run/count"))
+		if err != nil || count < last {
+			t.Fatalf("it had counted to %d, and is at %d now (%v)", last, count, err)
+		}
+		last = count
+		eventually(t, "it goes on counting", 10*time.Second, func() bool {
+			n, _ := strconv.Atoi(b.guest("x", "cat /run/count"))
+			return n > last
+		})
+		same(t, "boot id", b.guest("x", "cat /proc/sys/kernel/random/boot_id"), boot)
+		same(t, "tmpfs", b.guest("x", "cat /run/tmpfs"), "kept")
+	}
+	same(t, "rounds", b.guest("x", "cat /root/rounds"), "0\n1\n2\n3")
+
+	b.sub("refusals, stop and delete", func(t *testing.T, b *box) {
+		b.must("suspend", "x")
+		b.fails(1, []string{"suspended"}, "set", "x", "--memory", "192M")
+		b.must("stop", "x")
+		same(t, "state", b.show("x").State, api.StateStopped)
+		b.must("start", "x")
+		b.must("suspend", "x")
+		b.must("rm", "-f", "x")
+		b.checkNothingOfVMs()
+	})
+}
+
+// TestSuspendedElsewhere: a state that does not go on here is kept, and both ways out are named.
+func TestSuspendedElsewhere(t *testing.T) {
+	t.Parallel()
+	b := newBox(t)
+	b.must("run", "-d", "--name", "x")
+	b.guest("x", "echo disk >/root/f")
+	b.must("suspend", "x")
+	file := filepath.Join(b.vmDir(b.show("x")), "frozen", "suspended.json")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var record map[string]any
+	if err := json.Unmarshal(text, &record); err != nil {
+		t.Fatal(err)
+	}
+	facts, ok := record["stamp"].([]any)
+	if !ok || len(facts) == 0 {
+		t.Fatalf("no stamp in %s", text)
+	}
+	facts[0].(map[string]any)["value"] = "another one"
+	changed, err := json.Marshal(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, changed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.fails(1, []string{"another one", "--discard-memory"}, "start", "x")
+	same(t, "state", b.show("x").State, api.StateSuspended)
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.must("start", "x")
+	b.must("suspend", "x")
+	b.must("start", "--discard-memory", "x")
+	same(t, "file", b.guest("x", "cat /root/f"), "disk")
+	b.must("rm", "-f", "x")
+	b.checkNothingOfVMs()
+}
+
+// TestDamagedTemplate: the start warns, boots, and the next one thaws a new template.
+func TestDamagedTemplate(t *testing.T) {
+	t.Parallel()
+	b := newBox(t)
+	b.must("template", "build")
+	files, err := filepath.Glob(filepath.Join(b.state(), "templates", "*", "device"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	if err := os.Truncate(files[0], 100); err != nil {
+		t.Fatal(err)
+	}
+	r := b.banger("run", "--name", "x", "--", "echo", "runs")
+	same(t, "exit code", r.code, 0)
+	same(t, "stdout", r.stdout, "runs\n")
+	if !strings.Contains(r.stderr, "did not thaw") {
+		t.Errorf("no warning: %s", r.stderr)
+	}
+	b.must("run", "--rm", "--name", "y", "--", "true")
+	b.must("run", "-d", "--name", "z")
+	if steps := b.steps("z"); !has(steps, "thaw") || has(steps, "guest") {
+		t.Errorf("the new template was not thawed: %v", steps)
+	}
+}
+
+// TestPause: a paused VM stands still and keeps everything.
+func TestPause(t *testing.T) {
+	t.Parallel()
+	b := newBox(t)
+	b.must("run", "-d", "--name", "x")
+	b.must("pause", "x")
+	same(t, "state", b.show("x").State, api.StatePaused)
+	b.fails(125, []string{"paused", "unpause"}, "exec", "x", "--", "true")
+	b.killDaemon()
+	same(t, "state after the daemon's death", b.show("x").State, api.StatePaused)
+	b.must("unpause", "x")
+	same(t, "uname", b.guest("x", "uname -s"), "Linux")
+	b.must("pause", "x")
+	b.must("stop", "x")
+	b.must("rm", "x")
+	b.checkNothingOfVMs()
+}
