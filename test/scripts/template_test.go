@@ -1,10 +1,14 @@
 package scripts
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"syscall"
 	"testing"
 )
 
@@ -87,5 +91,26 @@ func endDaemon(t interface{ Log(...any) }, dir string) {
 	if _, err := os.Lstat(filepath.Join(dir, "s", "bangerd.lock")); err != nil {
 		return // never used
 	}
-	run("sh", "-c", "banger rm -f $(banger ps -aq) && banger daemon stop")
+	run("timeout", "60", "sh", "-c", "banger rm -f $(banger ps -aq); banger daemon stop")
+	killVMMs(dir)
+}
+
+// killVMMs ends what a script that failed has left running below dir.
+func killVMMs(dir string) {
+	files, _ := filepath.Glob(filepath.Join(dir, "s", "vms", "*", "handles.json")) // the pattern is well-formed
+	for _, file := range files {
+		var handles struct {
+			VMM struct {
+				PID int `json:"pid"`
+			} `json:"vmm"`
+		}
+		data, err := os.ReadFile(file)
+		if err != nil || json.Unmarshal(data, &handles) != nil || handles.VMM.PID <= 1 {
+			continue
+		}
+		line, err := os.ReadFile("/proc/" + strconv.Itoa(handles.VMM.PID) + "/cmdline")
+		if err == nil && bytes.Contains(line, []byte(dir+"/")) {
+			_ = syscall.Kill(handles.VMM.PID, syscall.SIGKILL) // it may have ended just now
+		}
+	}
 }
