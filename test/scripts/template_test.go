@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -20,7 +21,12 @@ func makeTemplate(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // below the system's own directory for such things
+	t.Cleanup(func() {
+		endDaemon(t, dir)
+		if err := os.RemoveAll(dir); err != nil {
+			t.Log(err)
+		}
+	})
 	env := append(os.Environ(), environment(dir)...)
 	env = append(env, "HOME="+filepath.Join(dir, "home"))
 	root, kernel, modules := filepath.Join(dir, "root"), filepath.Join(dir, "vmlinux"), filepath.Join(dir, "6.1.0-test")
@@ -93,6 +99,24 @@ func endDaemon(t interface{ Log(...any) }, dir string) {
 	}
 	run("timeout", "60", "sh", "-c", "banger rm -f $(banger ps -aq); banger daemon stop")
 	killVMMs(dir)
+	killDaemon(t, filepath.Join(dir, "s", "bangerd.lock"))
+}
+
+// killDaemon ends a daemon that has not taken the request to: it is whoever holds the lock.
+func killDaemon(t interface{ Log(...any) }, path string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return // none has ever run
+	}
+	defer f.Close()
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+		return // nobody holds it
+	}
+	data, err := os.ReadFile(path)
+	if pid, perr := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && perr == nil && pid > 1 {
+		t.Log("killing daemon ", pid)
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended just now
+	}
 }
 
 // killVMMs ends what a script that failed has left running below dir.
