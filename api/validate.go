@@ -10,8 +10,8 @@ const (
 	MaxCPUs        = 64
 	MinMemoryBytes = 64 << 20
 	MinDiskBytes   = 64 << 20
-	// MaxDiskBytes is ext4's limit with 4 KiB blocks, 16 TiB: a disk is thin, so a large one costs nothing.
-	MaxDiskBytes  = 16 << 40
+	// MaxDiskBytes is what package qcow2's disks reach, 4 TiB: a disk is thin, so a large one costs nothing.
+	MaxDiskBytes  = 4 << 40
 	maxLabels     = 64
 	maxLabelKey   = 63
 	maxLabelValue = 255
@@ -72,7 +72,7 @@ func validateDisk(what string, bytes int64) error {
 	case bytes == 0:
 		return nil
 	case bytes < MinDiskBytes || bytes > MaxDiskBytes:
-		return Errorf(CodeInvalid, "%s is %d bytes: give 64M to 16T", what, bytes)
+		return Errorf(CodeInvalid, "%s is %d bytes: give 64M to 4T", what, bytes)
 	case bytes%(1<<20) != 0:
 		return Errorf(CodeInvalid, "%s is %d bytes: give a multiple of 1M", what, bytes)
 	}

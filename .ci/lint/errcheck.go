@@ -11,7 +11,7 @@ import (
 
 // errChecker is errcheck without the calls where nobody could act on the error: a deferred
 // Close (whoever writes a file closes it in plain sight and looks) or clean-up of a temporary file, a Close of anything but a
-// file (a connection that is given up), and fmt.Fprint to the writer that a command was given.
+// file (a connection that is given up), a Close on the way out with another error, and fmt.Fprint to the writer that a command was given.
 func errChecker() *analysis.Analyzer {
 	a := errcheck.Analyzer
 	run := a.Run
@@ -20,6 +20,18 @@ func errChecker() *analysis.Analyzer {
 		for _, f := range p.Files {
 			ast.Inspect(f, func(n ast.Node) bool {
 				switch n := n.(type) {
+				case *ast.BlockStmt:
+					for i := range len(n.List) - 1 {
+						if c, ok := n.List[i].(*ast.ExprStmt); ok && failing(n.List[i+1]) {
+							if call, ok := c.X.(*ast.CallExpr); ok && calls(call, "Close") {
+								fine[line(p, c)] = true
+							}
+						}
+					}
+				case *ast.GoStmt:
+					if calls(n.Call, "Close") && !onFile(p, n.Call) {
+						fine[line(p, n)] = true
+					}
 				case *ast.DeferStmt:
 					if calls(n.Call, "Close") || calls(n.Call, "os.Remove") {
 						fine[line(p, n)] = true
@@ -42,6 +54,16 @@ func errChecker() *analysis.Analyzer {
 		return run(p)
 	}
 	return a
+}
+
+// failing tells whether the statement returns an error that is there already.
+func failing(s ast.Stmt) bool {
+	r, ok := s.(*ast.ReturnStmt)
+	if !ok || len(r.Results) == 0 {
+		return false
+	}
+	id, ok := r.Results[len(r.Results)-1].(*ast.Ident)
+	return !ok || id.Name != "nil"
 }
 
 // onFile tells whether the method is one of *os.File, where a failing Close may lose what was written.

@@ -25,7 +25,8 @@ func newDaemonCmd(a *app) *cobra.Command {
 type daemonStatus struct {
 	Running bool   `json:"running"`
 	Socket  string `json:"socket"`
-	PID     int    `json:"pid"`
+	// PID is null if it does not run: a script may hand it to kill, where 0 means itself.
+	PID     *int   `json:"pid"`
 	Version string `json:"version"`
 	VMs     int    `json:"vms"`
 	// VMsRunning go on running when the daemon stops.
@@ -52,7 +53,7 @@ func newDaemonStatusCmd(a *app) *cobra.Command {
 				return err
 			}
 			if err == nil {
-				status = daemonStatus{Running: true, Socket: info.Socket, PID: info.PID, Version: info.Version, VMs: info.VMs, VMsRunning: info.VMsRunning, StartedAt: &info.StartedAt}
+				status = daemonStatus{Running: true, Socket: info.Socket, PID: &info.PID, Version: info.Version, VMs: info.VMs, VMsRunning: info.VMsRunning, StartedAt: &info.StartedAt}
 			}
 			if a.json {
 				err = writeJSON(a.Out, status)
@@ -74,7 +75,7 @@ func (s daemonStatus) print(a *app) error {
 		f.add("socket", s.Socket)
 		return f.write(a.Out)
 	}
-	f.add("daemon", fmt.Sprintf("running, pid %d, version %s, begun %s", s.PID, s.Version, a.ago(*s.StartedAt)))
+	f.add("daemon", fmt.Sprintf("running, pid %d, version %s, begun %s", *s.PID, s.Version, a.ago(*s.StartedAt)))
 	f.add("socket", s.Socket)
 	f.add("vms", fmt.Sprintf("%d, %d of them running", s.VMs, s.VMsRunning))
 	return f.write(a.Out)
@@ -111,7 +112,12 @@ func newDaemonLogsCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return showFile(cmd.Context(), a.Out, cfg.Paths.DaemonLog(), tail, follow)
+			if !a.json {
+				return showFile(cmd.Context(), a.Out, cfg.Paths.DaemonLog(), tail, follow)
+			}
+			r, w := io.Pipe()
+			go func() { w.CloseWithError(showFile(cmd.Context(), w, cfg.Paths.DaemonLog(), tail, follow)) }()
+			return jsonLog(a.Out, r)
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what is written, until Ctrl-C")

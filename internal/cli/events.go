@@ -30,7 +30,14 @@ cursor that only grows; --after goes on behind one that was seen, over restarts 
 			if err != nil {
 				return err
 			}
-			return c.Events(cmd.Context(), after, follow, func(e api.Event) error { return printEvent(a, e) })
+			return a.resuming(cmd.Context(), func() (bool, error) {
+				before := after
+				err := c.Events(cmd.Context(), after, follow, func(e api.Event) error {
+					after = e.Cursor
+					return printEvent(a, e)
+				})
+				return after > before, err
+			})
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens, until Ctrl-C")

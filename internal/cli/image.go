@@ -15,15 +15,16 @@ import (
 
 func newImageCmd(a *app) *cobra.Command {
 	cmd := group("image", "build, import, list and delete images (root disks)")
+	get := func(ctx context.Context, c *client.Client, ref string) (any, *fields, error) {
+		i, err := c.Image(ctx, ref)
+		return i, imageFields(a, i), err
+	}
 	cmd.AddCommand(newImageBuildCmd(a), newImageImportCmd(a),
 		objectList[api.Image]{kind: "image", list: (*client.Client).Images, heading: []string{"NAME", "DIGEST", "SIZE", "USED", "INIT", "SSH", "SOURCE", "CREATED"}, row: func(a *app, i api.Image) []string {
 			return []string{i.Name, short(i.Digest), config.FormatSize(i.SizeBytes), config.FormatSize(i.UsedBytes), i.Init, yesNo(i.HasSSHD), i.Source, a.ago(i.CreatedAt)}
 		}, digest: func(i api.Image) string { return i.Digest }}.command(a),
-		newObjectShowCmd(a, "image", a.completeImages, func(ctx context.Context, c *client.Client, ref string) (any, *fields, error) {
-			i, err := c.Image(ctx, ref)
-			return i, imageFields(a, i), err
-		}),
-		newObjectDeleteCmd(a, "image", a.completeImages, (*client.Client).DeleteImage))
+		newObjectShowCmd(a, "image", a.completeImages, get),
+		newObjectDeleteCmd(a, "image", a.completeImages, get, (*client.Client).DeleteImage))
 	return cmd
 }
 

@@ -13,15 +13,16 @@ import (
 
 func newKernelCmd(a *app) *cobra.Command {
 	cmd := group("kernel", "build, import, list and delete kernels")
+	get := func(ctx context.Context, c *client.Client, ref string) (any, *fields, error) {
+		k, err := c.Kernel(ctx, ref)
+		return k, kernelFields(a, k), err
+	}
 	cmd.AddCommand(newKernelBuildCmd(a), newKernelImportCmd(a),
 		objectList[api.Kernel]{kind: "kernel", list: (*client.Client).Kernels, heading: []string{"NAME", "DIGEST", "VERSION", "USED", "SOURCE", "CREATED"}, row: func(a *app, k api.Kernel) []string {
 			return []string{k.Name, short(k.Digest), k.Version, config.FormatSize(k.UsedBytes), k.Source, a.ago(k.CreatedAt)}
 		}, digest: func(k api.Kernel) string { return k.Digest }}.command(a),
-		newObjectShowCmd(a, "kernel", a.completeKernels, func(ctx context.Context, c *client.Client, ref string) (any, *fields, error) {
-			k, err := c.Kernel(ctx, ref)
-			return k, kernelFields(a, k), err
-		}),
-		newObjectDeleteCmd(a, "kernel", a.completeKernels, (*client.Client).DeleteKernel))
+		newObjectShowCmd(a, "kernel", a.completeKernels, get),
+		newObjectDeleteCmd(a, "kernel", a.completeKernels, get, (*client.Client).DeleteKernel))
 	return cmd
 }
 

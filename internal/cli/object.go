@@ -96,7 +96,7 @@ func newObjectShowCmd(a *app, kind string, complete completer, get func(context.
 	}
 }
 
-func newObjectDeleteCmd(a *app, kind string, complete completer, remove func(*client.Client, context.Context, string) error) *cobra.Command {
+func newObjectDeleteCmd(a *app, kind string, complete completer, get func(context.Context, *client.Client, string) (any, *fields, error), remove func(*client.Client, context.Context, string) error) *cobra.Command {
 	return &cobra.Command{
 		Use: "delete " + strings.ToUpper(kind) + "...", Aliases: []string{"rm"}, Short: "delete " + kind + "s that no VM uses",
 		Args: needObjects(kind), ValidArgsFunction: complete,
@@ -107,8 +107,17 @@ func newObjectDeleteCmd(a *app, kind string, complete completer, remove func(*cl
 			}
 			errs := make([]error, len(args))
 			for i, arg := range args {
-				if errs[i] = remove(c, cmd.Context(), arg); errs[i] == nil {
-					fmt.Fprintln(a.Out, arg)
+				var gone any
+				if a.json {
+					if gone, _, errs[i] = get(cmd.Context(), c, arg); errs[i] != nil {
+						continue
+					}
+				}
+				if errs[i] = remove(c, cmd.Context(), arg); errs[i] != nil {
+					continue
+				}
+				if err := a.printResult(arg, gone); err != nil {
+					return err
 				}
 			}
 			return a.allErrors(errs)

@@ -83,7 +83,11 @@ func dialSSH(ctx context.Context, c *client.Client, vm api.VM, port int) (net.Co
 	}
 	conn, err := c.Dial(ctx, vm.ID, port)
 	if api.CodeOf(err) == api.CodeUnreachable {
-		return nil, api.Errorf(api.CodeUnreachable, "nothing listens on port %d of %s; its image may have no ssh server", port, vm.Name).WithHint("banger shell %s", vm.Name)
+		e := api.Errorf(api.CodeUnreachable, "nothing listens on port %d of %s", port, vm.Name)
+		if image, err := c.Image(ctx, vm.Runtime.ImageDigest); err == nil && !image.HasSSHD {
+			e = api.Errorf(api.CodeUnreachable, "nothing listens on port %d of %s: its image has no ssh server", port, vm.Name)
+		}
+		return nil, e.WithHint("banger shell %s", vm.Name)
 	}
 	return conn, err
 }

@@ -21,11 +21,32 @@ func newTemplateCmd(a *app) *cobra.Command {
 			}
 			return []string{t.ID, t.Image, fmt.Sprint(t.CPUs), config.FormatSize(t.MemoryBytes), string(t.Net), config.FormatSize(t.UsedBytes), seconds(t.BuildMS), a.ago(t.CreatedAt), state}
 		}, digest: func(t api.Template) string { return t.ID }}.command(a),
-		newObjectDeleteCmd(a, "template", nothing, func(c *client.Client, ctx context.Context, ref string) error {
-			_, err := c.DeleteTemplate(ctx, ref)
-			return err
-		}))
+		newTemplateDeleteCmd(a))
 	return cmd
+}
+
+func newTemplateDeleteCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "delete TEMPLATE...", Aliases: []string{"rm"}, Short: "delete templates; one that is in use goes with the last VM on it",
+		Args: needObjects("template"), ValidArgsFunction: nothing,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.daemon()
+			if err != nil {
+				return err
+			}
+			errs := make([]error, len(args))
+			for i, arg := range args {
+				var gone api.Template
+				if gone, errs[i] = c.DeleteTemplate(cmd.Context(), arg); errs[i] != nil {
+					continue
+				}
+				if err := a.printResult(arg, gone); err != nil {
+					return err
+				}
+			}
+			return a.allErrors(errs)
+		},
+	}
 }
 
 func seconds(ms int64) string { return fmt.Sprintf("%.1fs", float64(ms)/1000) }

@@ -25,10 +25,14 @@ func newDeleteCmd(a *app) *cobra.Command {
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.eachVM(cmd.Context(), args, func(ctx context.Context, c *client.Client, ref, label string) (any, error) {
-				_, err := a.operate(ctx, c, label, func(ctx context.Context) (api.Operation, error) {
+				gone, err := a.vmAfter(ctx, c, ref) // --json prints what it was
+				if err != nil {
+					return nil, err
+				}
+				_, err = a.operate(ctx, c, label, func(ctx context.Context) (api.Operation, error) {
 					return c.DeleteVM(ctx, ref, force)
 				})
-				return nil, err
+				return gone, err
 			})
 		},
 	}

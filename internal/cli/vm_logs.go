@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"io"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -60,16 +62,44 @@ func (o *logsOptions) run(ctx context.Context, a *app, vm string) error {
 	if a.json && !o.console {
 		options.Timestamps = true // an object has the time of its line; a console's lines have none
 	}
-	r, _, err := c.Logs(ctx, vm, options)
-	if err != nil {
+	return a.resuming(ctx, func() (bool, error) {
+		r, offset, err := c.Logs(ctx, vm, options)
+		if err != nil {
+			return false, err
+		}
+		defer r.Close()
+		if a.json {
+			return false, finalError(ctx, jsonLog(a.Out, r))
+		}
+		n, err := io.Copy(a.Out, r)
+		if options.Timestamps || options.Stream != "" {
+			return false, finalError(ctx, err) // what was read is no offset
+		}
+		options.Offset, options.Tail = offset+n, -1 // where to go on if the daemon ends
+		return n > 0, lost(ctx, err)
+	})
+}
+
+// lost gives an error in the middle of a stream its code.
+func lost(ctx context.Context, err error) error {
+	switch {
+	case err == nil || errors.As(err, new(*api.Error)):
 		return err
-	}
-	defer r.Close()
-	if a.json {
-		return jsonLog(a.Out, r)
-	}
-	if _, err = io.Copy(a.Out, r); err != nil && ctx.Err() != nil {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.Is(err, syscall.EPIPE):
+		return exitWith(128 + int(syscall.SIGPIPE))
+	}
+	return api.Errorf(api.CodeUnreachable, "lost the daemon in the middle of the log: %w", err).WithHint("banger logs again; offsets stay true")
+}
+
+// finalError is lost for a log that cannot be taken up again.
+func finalError(ctx context.Context, err error) error {
+	err = lost(ctx, err)
+	if e := (*api.Error)(nil); errors.As(err, &e) && e.Code == api.CodeUnreachable {
+		final := *e
+		final.Code = api.CodeNotReady
+		return &final
 	}
 	return err
 }

@@ -17,7 +17,10 @@ func newSignalCmd(a *app) *cobra.Command {
 		ValidArgsFunction: a.completeRunning,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.eachVM(cmd.Context(), args, func(ctx context.Context, c *client.Client, ref, _ string) (any, error) {
-				return nil, c.SignalVM(ctx, ref, name)
+				if err := c.SignalVM(ctx, ref, name); err != nil {
+					return nil, err
+				}
+				return a.vmAfter(ctx, c, ref)
 			})
 		},
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -47,12 +48,18 @@ func (o *waitOptions) run(ctx context.Context, a *app, refs []string) error {
 	begin, code := a.now(), 0
 	errs := make([]error, len(refs))
 	for i, r := range refs {
-		left := o.timeout.d
-		if o.timeout.set {
-			left = max(1, o.timeout.d-a.now().Sub(begin))
-		}
-		result, err := c.Wait(ctx, r, o.condition, left)
-		if errs[i] = err; err != nil {
+		var result api.WaitResult
+		errs[i] = a.resuming(ctx, func() (bool, error) {
+			left := o.timeout.d
+			if o.timeout.set {
+				left = max(1, o.timeout.d-a.now().Sub(begin))
+			}
+			asked := a.now()
+			var err error
+			result, err = c.Wait(ctx, r, o.condition, left)
+			return a.now().Sub(asked) > time.Second, err
+		})
+		if errs[i] != nil {
 			continue
 		}
 		one, err := o.report(a, result)

@@ -37,6 +37,9 @@ func (p Paths) AccelVerdict() string { return filepath.Join(p.State, "accel.json
 // ToldBoot holds the boot id of the host for which the user was told that guests are emulated.
 func (p Paths) ToldBoot() string { return filepath.Join(p.State, "told-boot") }
 
+// Reserve takes up a little room, to be given back when a delete must be recorded on a disk that is full.
+func (p Paths) Reserve() string { return filepath.Join(p.State, "reserve") }
+
 // Images, Kernels and Initramfs hold sealed objects in directories named by digest.
 func (p Paths) Images() string    { return filepath.Join(p.State, "images") }
 func (p Paths) Kernels() string   { return filepath.Join(p.State, "kernels") }

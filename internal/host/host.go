@@ -2,7 +2,7 @@
 // network devices, packet-filter rules, routes. local/ walks through it, fake/
 // records what would have been done. No other package of the host's side may import os/exec,
 // netlink or mount (client, which starts bangerd, and cli, which runs ssh, are the two
-// exceptions). It imports config and keylock at most.
+// exceptions). It imports api at most.
 package host
 
 // Host is all of it.

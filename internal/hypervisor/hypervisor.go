@@ -105,7 +105,8 @@ type Hypervisor interface {
 type Instance interface {
 	Process() host.Process
 	// DialGuest opens a new stream to the agent, waiting for the agent until ctx ends.
-	// It finds the agent again after a reboot of the guest or a restart of the agent.
+	// It finds the agent again after a reboot of the guest or a restart of the agent. The error
+	// has code not_ready when ctx ended first, conflict when the VMM is gone.
 	DialGuest(ctx context.Context) (net.Conn, error)
 	// Kill ends the VMM at once, like pulling the plug, and returns when it is gone.
 	Kill(ctx context.Context) error
@@ -126,8 +127,8 @@ type Instance interface {
 	DriveFiles(ctx context.Context) (map[string]string, error)
 	// SetLink plugs the guest's network cable in or out.
 	SetLink(ctx context.Context, up bool) error
-	// Events delivers what happens to the guest, in order; closed when the VMM is gone.
-	// The caller reads until it is closed.
+	// Events delivers what happens to the guest, in order; closed when the VMM is gone, and
+	// (then without an EventExited) by Detach. The caller reads until it is closed.
 	Events() <-chan Event
 	// DriveStats are bytes since the VMM's start, by drive serial.
 	DriveStats(ctx context.Context) (map[string]DriveStats, error)

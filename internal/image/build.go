@@ -52,7 +52,7 @@ func validateBuild(b api.ImageBuild) error {
 	case b.Recipe == "minimal" && (len(b.Packages) > 0 || b.Mirror != "" || b.Run != ""):
 		return api.Errorf(api.CodeInvalid, "the recipe minimal takes no packages, mirror or script").WithHint("banger image build debian")
 	case b.SizeBytes < 0 || b.SizeBytes > maxDisk || b.SizeBytes%4096 != 0:
-		return api.Errorf(api.CodeInvalid, "a root disk of %d bytes: use a multiple of 4 KiB up to 16 TiB", b.SizeBytes)
+		return api.Errorf(api.CodeInvalid, "a root disk of %d bytes: use a multiple of 4 KiB up to 4 TiB", b.SizeBytes)
 	case b.Mirror != "" && !strings.HasPrefix(b.Mirror, "http://") && !strings.HasPrefix(b.Mirror, "https://") && !strings.HasPrefix(b.Mirror, "file:///"),
 		strings.ContainsAny(b.Mirror, " \t\r\n\x00"):
 		return api.Errorf(api.CodeInvalid, "%q is no mirror: give the URL of a Debian archive", b.Mirror)
@@ -65,8 +65,8 @@ func validateBuild(b api.ImageBuild) error {
 	return nil
 }
 
-// maxDisk is ext4's limit with blocks of 4 KiB and 32-bit block numbers; more than anybody wants.
-const maxDisk = 16 << 40
+// maxDisk is what a VM can have.
+const maxDisk = api.MaxDiskBytes
 
 // makeImage is what all root disks but imported ext4 files go through.
 func (s *Service) makeImage(ctx context.Context, op *operation.Operation, img api.Image, size int64,

@@ -65,6 +65,8 @@ func TestReadParts(t *testing.T) {
 		{"tail of none", Query{Offset: -1, Tail: 0}, "", 18},
 		{"tail of more than there is", Query{Offset: -1, Tail: 50}, "one\ntwo\noops\nthree", 0},
 		{"stderr", Query{Offset: -1, Tail: -1, Stream: Stderr}, "oops\n", 0},
+		{"tail of stdout", Query{Offset: -1, Tail: 2, Stream: Stdout}, "two\nthree", 4},
+		{"tail of stderr", Query{Offset: -1, Tail: 1, Stream: Stderr}, "oops\n", 0},
 		{"times", Query{Offset: 4, Timestamps: true}, "2026-01-02T12:00:00.000Z two\n2026-01-02T12:00:02.000Z oops\n2026-01-02T12:00:03.000Z three", 4},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,7 +35,7 @@ func Read(ctx context.Context, logPath, indexPath string, q Query) (io.ReadClose
 	if err != nil {
 		return nil, 0, err
 	}
-	start, err := firstOffset(f, q)
+	start, err := firstOffset(f, indexPath, q)
 	if err != nil {
 		return nil, 0, errors.Join(err, f.Close())
 	}
@@ -58,7 +59,7 @@ func (r *readCloser) Close() error {
 	return r.PipeReader.Close()
 }
 
-func firstOffset(f *os.File, q Query) (int64, error) {
+func firstOffset(f *os.File, indexPath string, q Query) (int64, error) {
 	start, err := Start(f)
 	if err != nil {
 		return 0, err
@@ -73,7 +74,52 @@ func firstOffset(f *os.File, q Query) (int64, error) {
 	case q.Tail < 0:
 		return start, nil
 	}
+	if q.Stream != 0 {
+		return streamTailOffset(f, indexPath, start, q)
+	}
 	return tailOffset(f, start, info.Size(), q.Tail)
+}
+
+// streamTailOffset is tailOffset for the lines of one stream: it goes by the parts that are that stream's.
+func streamTailOffset(f io.ReaderAt, indexPath string, start int64, q Query) (int64, error) {
+	index, err := os.Open(indexPath)
+	if err != nil {
+		return 0, err
+	}
+	defer index.Close()
+	entries, err := readIndex(index)
+	if err != nil {
+		return 0, err
+	}
+	end := int64(0)
+	for _, e := range entries {
+		end += e.length
+	}
+	lines, last := q.Tail, true // last: nothing of the last line has been seen yet
+	if lines == 0 {
+		return end, nil
+	}
+	for _, e := range slices.Backward(entries) {
+		begin := max(end-e.length, start)
+		if e.stream == q.Stream && begin < end {
+			part := make([]byte, end-begin)
+			if _, err := f.ReadAt(part, begin); err != nil && err != io.EOF {
+				return 0, err
+			}
+			for i, c := range slices.Backward(part) {
+				if c == '\n' && !last {
+					if lines--; lines == 0 {
+						return begin + int64(i) + 1, nil
+					}
+				}
+				last = false
+			}
+		}
+		if end -= e.length; end <= start {
+			break
+		}
+	}
+	return start, nil
 }
 
 // tailOffset looks backwards from end for the beginning of the last n lines. An unfinished last line counts.

@@ -29,12 +29,12 @@ type Options struct {
 	Host       host.Host
 	Hypervisor hypervisor.Hypervisor
 	// Disks makes disks, Overlays the throw-away layers that a guest goes on upon after its freeze: qcow2, whatever Disks is.
-	Disks      disk.Driver
-	Overlays   disk.Driver
-	Network    *network.Network
-	Paths      config.Paths
-	Log        *slog.Logger
-	Now        func() time.Time
+	Disks    disk.Driver
+	Overlays disk.Driver
+	Network  *network.Network
+	Paths    config.Paths
+	Log      *slog.Logger
+	Now      func() time.Time
 	// Random fills its argument; NewID is twelve characters, never the same twice.
 	Random func([]byte)
 	NewID  func() string

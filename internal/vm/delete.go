@@ -29,6 +29,10 @@ func (s *Service) Delete(ctx context.Context, ref string, force bool) (*operatio
 
 // remove takes a VM away without a trace. One that is gone already is no error.
 func (s *Service) remove(ctx context.Context, id string) error {
+	return s.withReserve(func() error { return s.removeOnce(ctx, id) })
+}
+
+func (s *Service) removeOnce(ctx context.Context, id string) error {
 	unlock, err := s.locks.Lock(ctx, id)
 	if err != nil {
 		return err

@@ -38,7 +38,7 @@ func writeSecret(path string, text []byte) error { return durable.WriteFile(path
 
 func removeFiles(paths ...string) {
 	for _, p := range paths {
-		os.Remove(p) // missing is as good as removed; a directory that is to go is removed whole later
+		_ = os.Remove(p) // missing is as good as removed; a directory that is to go is removed whole later
 	}
 }
 

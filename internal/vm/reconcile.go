@@ -20,6 +20,9 @@ func (s *Service) Reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.keepReserve(); err != nil {
+		s.Log.Warn("cannot keep a reserve for deletes on a full disk", "error", err)
+	}
 	// The bridge and its rules first: guests run on meanwhile, and must not be let loose.
 	errs := []error{s.setNetwork(ctx)}
 	for _, vm := range vms {

@@ -1,7 +1,10 @@
 package machine
 
 import (
+	"archive/tar"
 	"bufio"
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -72,6 +75,59 @@ func TestAPI(t *testing.T) {
 		same(t, "bytes", text == string(data), true)
 		b.call(404, "GET", "/v1/vms/x/files?path=/no/such", nil, &text)
 		code(t, text, api.CodeNotFound)
+	})
+	b.sub("trees", func(t *testing.T, b *box) {
+		var out bytes.Buffer
+		w := tar.NewWriter(&out)
+		for _, h := range []tar.Header{
+			{Name: "d/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "d/f", Typeflag: tar.TypeReg, Mode: 0o640, Size: 4},
+		} {
+			if err := w.WriteHeader(&h); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write([]byte("tree")[:h.Size]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		b.call(204, "PUT", "/v1/vms/x/tree?path=/srv", out.Bytes(), nil)
+		same(t, "in the guest", b.guest("x", "cat /srv/d/f; stat -c %a /srv/d/f"), "tree640")
+		text := ""
+		b.call(200, "GET", "/v1/vms/x/tree?path=/srv/d", nil, &text)
+		names := []string{}
+		for r := tar.NewReader(strings.NewReader(text)); ; {
+			h, err := r.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			names = append(names, strings.TrimSuffix(h.Name, "/"))
+		}
+		same(t, "names", strings.Join(names, " "), "d d/f")
+
+		// A link that leads out of the place, and a file through it.
+		out.Reset()
+		w = tar.NewWriter(&out)
+		for _, h := range []tar.Header{
+			{Name: "d/out", Typeflag: tar.TypeSymlink, Linkname: "/etc"}, {Name: "d/out/evil", Typeflag: tar.TypeReg, Mode: 0o644},
+			{Name: "../../etc/evil", Typeflag: tar.TypeReg, Mode: 0o644},
+		} {
+			if err := w.WriteHeader(&h); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		status := b.try("PUT", "/v1/vms/x/tree?path=/srv", out.Bytes())
+		same(t, "outside of the place", b.guest("x", "ls /etc/evil 2>/dev/null; true"), "")
+		if status < 400 {
+			t.Errorf("a hostile tree is taken: %d", status)
+		}
 	})
 	b.sub("dialling a guest's port, with half-close", func(t *testing.T, b *box) {
 		b.guest("x", "nc -ll -p 9000 -e sha256sum >/dev/null 2>&1 & sleep 0")
@@ -262,6 +318,13 @@ func logOffsets(t *testing.T, b *box) {
 	if !strings.Contains(all, "first\n") || !strings.Contains(all, "second\n") || !strings.Contains(all, "third\n") {
 		t.Errorf("logs: %q", all)
 	}
+	// A follower has the whole of it, and ends with the command.
+	b.call(201, "POST", "/v1/vms/x/main", sh("echo one; sleep 1; echo two"), nil)
+	b.call(200, "GET", "/v1/vms/x/logs?follow=true", nil, &text)
+	same(t, "followed", text, "one\ntwo\n")
+	b.call(201, "POST", "/v1/vms/x/main", sh("echo first; echo second >&2; echo third"), nil)
+	b.call(200, "GET", "/v1/vms/x/wait?for=exit", nil, nil)
+	b.call(200, "GET", "/v1/vms/x/logs", nil, &all)
 	header := b.call(200, "GET", "/v1/vms/x/logs?offset=6", nil, &text)
 	same(t, "from byte 6", text, all[6:])
 	same(t, "header", header.Get(api.LogOffsetHeader), "6")

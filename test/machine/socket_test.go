@@ -75,6 +75,21 @@ func (b *box) call(want int, method, path string, body, out any) http.Header {
 	return res.Header
 }
 
+// try sends body and returns the status, or 599 where the daemon cut the call off.
+func (b *box) try(method, path string, body []byte) int {
+	b.t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), method, "http://banger"+path, bytes.NewReader(body))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	res, err := b.http().Do(req)
+	if err != nil {
+		return 599
+	}
+	res.Body.Close()
+	return res.StatusCode
+}
+
 // operation waits for an operation's end and returns it.
 func (b *box) operation(id string) api.Operation {
 	b.t.Helper()

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -40,10 +41,14 @@ func fakeMain() {
 	os.Exit(fake.Main(append([]string{self}, os.Args[1:]...)))
 }
 
+// scriptsTime bounds all scripts together: one that hangs says where.
+const scriptsTime = 3 * time.Minute
+
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	template := makeTemplate(t)
 	testscript.Run(t, testscript.Params{
+		Deadline:            time.Now().Add(scriptsTime),
 		Dir:                 ".",
 		RequireUniqueNames:  true,
 		RequireExplicitExec: false,

@@ -1,10 +1,15 @@
 package scripts
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -16,7 +21,12 @@ func makeTemplate(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // below the system's own directory for such things
+	t.Cleanup(func() {
+		endDaemon(t, dir)
+		if err := os.RemoveAll(dir); err != nil {
+			t.Log(err)
+		}
+	})
 	env := append(os.Environ(), environment(dir)...)
 	env = append(env, "HOME="+filepath.Join(dir, "home"))
 	root, kernel, modules := filepath.Join(dir, "root"), filepath.Join(dir, "vmlinux"), filepath.Join(dir, "6.1.0-test")
@@ -87,5 +97,44 @@ func endDaemon(t interface{ Log(...any) }, dir string) {
 	if _, err := os.Lstat(filepath.Join(dir, "s", "bangerd.lock")); err != nil {
 		return // never used
 	}
-	run("sh", "-c", "banger rm -f $(banger ps -aq) && banger daemon stop")
+	run("timeout", "60", "sh", "-c", "banger rm -f $(banger ps -aq); banger daemon stop")
+	killVMMs(dir)
+	killDaemon(t, filepath.Join(dir, "s", "bangerd.lock"))
+}
+
+// killDaemon ends a daemon that has not taken the request to: it is whoever holds the lock.
+func killDaemon(t interface{ Log(...any) }, path string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return // none has ever run
+	}
+	defer f.Close()
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+		return // nobody holds it
+	}
+	data, err := os.ReadFile(path)
+	if pid, perr := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && perr == nil && pid > 1 {
+		t.Log("killing daemon ", pid)
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended just now
+	}
+}
+
+// killVMMs ends what a script that failed has left running below dir.
+func killVMMs(dir string) {
+	files, _ := filepath.Glob(filepath.Join(dir, "s", "vms", "*", "handles.json")) // the pattern is well-formed
+	for _, file := range files {
+		var handles struct {
+			VMM struct {
+				PID int `json:"pid"`
+			} `json:"vmm"`
+		}
+		data, err := os.ReadFile(file)
+		if err != nil || json.Unmarshal(data, &handles) != nil || handles.VMM.PID <= 1 {
+			continue
+		}
+		line, err := os.ReadFile("/proc/" + strconv.Itoa(handles.VMM.PID) + "/cmdline")
+		if err == nil && bytes.Contains(line, []byte(dir+"/")) {
+			_ = syscall.Kill(handles.VMM.PID, syscall.SIGKILL) // it may have ended just now
+		}
+	}
 }

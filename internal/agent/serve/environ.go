@@ -54,10 +54,11 @@ func (p place) path(name string) string {
 	return filepath.Join(p.Root, name)
 }
 
-// workdir is the directory to start in. A home that is not there is no reason to fail.
+// workdir is the directory to start in. A home that is not there, or closed to this process
+// (a test's guest that is not root), is no reason to fail.
 func (p place) workdir(cwd string, who user) (string, error) {
 	if cwd == "" {
-		if dir := p.path(who.home); isDir(dir) {
+		if dir := p.path(who.home); isDir(dir) && unix.Access(dir, unix.X_OK) == nil {
 			return dir, nil
 		}
 		return p.path("/"), nil

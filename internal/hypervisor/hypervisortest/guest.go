@@ -151,7 +151,7 @@ func exec(ctx context.Context, r *running, spec api.ExecSpec) (api.ExecResult, e
 		return got, err
 	}
 	in := bufio.NewReader(conn)
-	res, err := http.ReadResponse(in, req)
+	res, err := http.ReadResponse(in, req) //nolint:bodyclose // after an upgrade the body is the connection, which is closed
 	if err != nil {
 		return got, err
 	}

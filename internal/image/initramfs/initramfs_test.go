@@ -26,13 +26,19 @@ func need(t *testing.T, format string, args ...any) {
 	t.Skipf("SKIPPED, NOT TESTED: "+format, args...)
 }
 
+// kernelModules is the modules of the kernel in BANGER_TEST_KERNEL_DIR, or of the one that scripts/machine-state
+// has prepared.
 func kernelModules(t *testing.T) string {
 	t.Helper()
-	dirs, _ := filepath.Glob(filepath.Join(os.Getenv("BANGER_TEST_KERNEL_DIR"), "lib/modules/*"))
-	if os.Getenv("BANGER_TEST_KERNEL_DIR") == "" || len(dirs) != 1 {
-		need(t, "BANGER_TEST_KERNEL_DIR is no directory with a kernel")
+	pattern := "../../../.cache/test-state/kernels/*/boot/*/modules.dep"
+	if dir := os.Getenv("BANGER_TEST_KERNEL_DIR"); dir != "" {
+		pattern = filepath.Join(dir, "lib/modules/*/modules.dep")
 	}
-	return dirs[0]
+	found, _ := filepath.Glob(pattern)
+	if len(found) != 1 {
+		need(t, "%s: %d kernels; give one in BANGER_TEST_KERNEL_DIR, or run scripts/machine-state", pattern, len(found))
+	}
+	return filepath.Dir(found[0])
 }
 
 // writeTree makes a fake lib/modules/VERSION whose modules are described by depmod's files.
@@ -133,10 +139,7 @@ func TestBuild(t *testing.T) {
 	if err := os.WriteFile(agent, []byte("#!agent"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	spec := Spec{Agent: agent}
-	if os.Getenv("BANGER_TEST_KERNEL_DIR") != "" {
-		spec.ModulesDir = kernelModules(t)
-	}
+	spec := Spec{Agent: agent, ModulesDir: kernelModules(t)}
 	var one, two bytes.Buffer
 	if err := errors.Join(Build(&one, spec), Build(&two, spec)); err != nil {
 		t.Fatal(err)
