@@ -13,10 +13,10 @@ import (
 const hostKeyFile = "/etc/ssh/ssh_host_ed25519_key"
 
 // setHostKey installs the daemon's host key, by which the host knows this guest.
-func setHostKey(key []byte, pub string) (changed bool, err error) {
-	changed, err = putFile(hostKeyFile, key, 0o600)
+func setHostKey(key []byte, pub string, put put) (changed bool, err error) {
+	changed, err = put(hostKeyFile, key, 0o600)
 	if err == nil && pub != "" {
-		_, err = putFile(hostKeyFile+".pub", []byte(strings.TrimSpace(pub)+"\n"), 0o644)
+		_, err = put(hostKeyFile+".pub", []byte(strings.TrimSpace(pub)+"\n"), 0o644)
 	}
 	if err != nil {
 		return false, fmt.Errorf("cannot install the ssh host key: %w", err)

@@ -40,7 +40,9 @@ func runAgent(ctx context.Context, kind string, stdio Stdio) int {
 		Now:      time.Now,
 	})
 	go s.settle(ctx)
-	go s.announcer.run(ctx)
+	if s.isPersonalised() { // by the agent before this one
+		s.announcer.start(ctx)
+	}
 	server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	if err := server.Serve(link.Listen(port)); err != nil {
 		console("the channel to the host failed: %v", err)
