@@ -47,12 +47,14 @@ func (s *system) Personalise(ctx context.Context, p agentapi.Personalise) (agent
 	if err := s.personalise(ctx, p, &c); err != nil {
 		return s.Health(), err
 	}
-	if err := os.WriteFile(personalisedFile, nil, 0o600); err != nil {
-		return s.Health(), fmt.Errorf("cannot note that the guest is personalised: %w", err)
+	if !s.isPersonalised() {
+		if err := os.WriteFile(personalisedFile, nil, 0o600); err != nil {
+			return s.Health(), fmt.Errorf("cannot note that the guest is personalised: %w", err)
+		}
+		s.mu.Lock()
+		s.personalised = true
+		s.mu.Unlock()
 	}
-	s.mu.Lock()
-	s.personalised = true
-	s.mu.Unlock()
 	if p.Network != nil {
 		s.announcer.start(context.WithoutCancel(ctx))
 	}

@@ -307,7 +307,11 @@ func BenchmarkPersonalise(b *testing.B) {
 	}
 	for name, d := range all {
 		slices.Sort(d)
-		b.ReportMetric(float64(d[len(d)/2].Microseconds())/1000, name+"-ms")
+		if strings.HasSuffix(name, "-cpu") {
+			b.ReportMetric(float64(d[0].Microseconds())/1000, name+"-min-ms")
+		} else {
+			b.ReportMetric(float64(d[len(d)/2].Microseconds())/1000, name+"-ms")
+		}
 	}
 	b.ReportMetric(0, "ns/op")
 }
