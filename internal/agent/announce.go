@@ -3,20 +3,28 @@ package agent
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
 	"net"
+	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // announcer tells the network who this guest is, each time that its cable is plugged in: a clone or a fork has
 // set its addresses by then, and nobody else says which port they are at now.
 type announcer struct {
-	// again: the next word of a device that is plugged in counts as news.
+	once sync.Once
+	// again: the next word of the device counts as news, though it was plugged in already.
 	again atomic.Bool
+}
+
+// start begins to watch, once. Nothing listens in a template: each change of a device costs its kernel more as
+// long as somebody does.
+func (a *announcer) start(ctx context.Context) {
+	a.again.Store(true)
+	a.once.Do(func() { go a.run(ctx) })
 }
 
 // run returns when ctx ends.
@@ -35,52 +43,105 @@ func (a *announcer) run(ctx context.Context) {
 	}
 }
 
-// watch returns when messages were lost, or ctx ends.
+// watch reads the kernel's words on devices (rtnetlink(7), RTMGRP_LINK) until that fails or ctx ends.
 func (a *announcer) watch(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	updates := make(chan netlink.LinkUpdate, 16)
-	var failed error // set before updates is closed
-	err := netlink.LinkSubscribeWithOptions(updates, ctx.Done(), netlink.LinkSubscribeOptions{
-		ErrorCallback: func(err error) { failed = err },
-	})
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
-	plugged := map[int32]bool{}
-	for u := range updates {
-		on := u.IfInfomsg.Flags&unix.IFF_UP != 0 && u.IfInfomsg.Flags&unix.IFF_LOWER_UP != 0
-		if on && u.Type() == "device" && u.Attrs().Flags&net.FlagLoopback == 0 && (!plugged[u.Index] || a.again.Swap(false)) {
-			if err := announceLink(int(u.Index)); err != nil {
-				console("%v", err)
-			}
-		}
-		plugged[u.Index] = on
+	f := os.NewFile(uintptr(fd), "netlink")
+	defer f.Close()
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK}); err != nil {
+		return err
 	}
-	return failed
+	defer context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })()
+	plugged := map[int32]bool{}
+	buf := make([]byte, 16<<10)
+	// It may have been plugged in before anybody listened.
+	if name, err := nic(); err == nil {
+		a.look(name, plugged)
+	}
+	for {
+		n, err := f.Read(buf)
+		if err != nil {
+			return err
+		}
+		rtMessages(buf[:n], func(kind uint16, _ int, m []byte) bool {
+			if kind == unix.RTM_NEWLINK && len(m) >= unix.SizeofIfInfomsg {
+				// struct ifinfomsg: family, type (16 bits), index (32), flags (32), change (32)
+				a.news(int32(binary.NativeEndian.Uint32(m[4:])), binary.NativeEndian.Uint32(m[8:]), plugged)
+			}
+			return true
+		})
+	}
 }
 
-// announceLink sends one ARP request for each of the device's own addresses (RFC 5227, "ARP announcement").
-func announceLink(index int) error {
-	link, err := netlink.LinkByIndex(index) // what it is now, not when it was plugged in
+// look treats a device's present state as news.
+func (a *announcer) look(name string, plugged map[int32]bool) {
+	d, err := openDevice(name)
 	if err != nil {
-		return fmt.Errorf("cannot announce the guest: %w", err)
+		return
 	}
-	mac := link.Attrs().HardwareAddr
-	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
-	if err != nil || len(mac) != 6 || len(addrs) == 0 {
+	defer d.close()
+	index, err := d.index()
+	if err != nil {
+		return
+	}
+	flags, err := d.flags()
+	if err != nil {
+		return
+	}
+	if flags&unix.IFF_RUNNING != 0 {
+		flags |= unix.IFF_LOWER_UP // for which there is no room in an ioctl
+	}
+	a.news(int32(index), flags, plugged)
+}
+
+func (a *announcer) news(index int32, flags uint32, plugged map[int32]bool) {
+	const on = unix.IFF_UP | unix.IFF_LOWER_UP
+	was := plugged[index]
+	plugged[index] = flags&on == on
+	if flags&on != on || flags&unix.IFF_LOOPBACK != 0 || (was && !a.again.Load()) {
+		return
+	}
+	name, err := nic()
+	if err != nil {
+		return
+	}
+	if own, err := indexOf(name); err != nil || own != int(index) { // a container's
+		return
+	}
+	a.again.Store(false)
+	if err := announceDevice(name, int(index)); err != nil {
+		console("cannot announce the guest: %v", err)
+	}
+}
+
+// announceDevice sends one ARP request for each of the device's own addresses (RFC 5227, "ARP announcement").
+func announceDevice(name string, index int) error {
+	d, err := openDevice(name)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	mac, err := d.hardware() // what it is now, not when it was plugged in
+	if err != nil {
+		return err
+	}
+	own, err := addresses(index)
+	if err != nil || len(own) == 0 {
 		return err
 	}
 	// Protocol 0: it only sends.
 	s, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("cannot announce the guest: %w", err)
+		return err
 	}
 	defer unix.Close(s)
-	for _, a := range addrs {
+	for _, a := range own {
 		to := unix.SockaddrLinklayer{Ifindex: index, Halen: 6, Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
 		if err := unix.Sendto(s, announcement(mac, a.IP), 0, &to); err != nil {
-			return fmt.Errorf("cannot announce the guest: %w", err)
+			return err
 		}
 	}
 	return nil

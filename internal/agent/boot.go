@@ -68,7 +68,11 @@ func prepareRoot(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot find the root disk: %w", err)
 	}
-	if err := (tools{dir: agentapi.InitramfsTools}).mountChecked(ctx, dev, newRoot); err != nil {
+	what, err := inspect(dev)
+	if err != nil {
+		return "", fmt.Errorf("cannot mount %s: %w", dev, err)
+	}
+	if err := (tools{dir: agentapi.InitramfsTools}).mountChecked(ctx, dev, newRoot, what); err != nil {
 		return "", err
 	}
 	for _, m := range kernelMounts() {

@@ -22,9 +22,9 @@ type connection struct{ local, remote net.TCPAddr }
 // cutConnections ends the TCP connections from addresses that this guest had: its source has them too, and goes on
 // with them. Programs see them as aborted. It is called when the addresses are gone and the device is down, so that
 // nothing of this reaches the other end.
-func cutConnections(had []netlink.Addr) error {
+func cutConnections(had []*net.IPNet) error {
 	found, err := connections(func(ip net.IP) bool {
-		return slices.ContainsFunc(had, func(a netlink.Addr) bool { return a.IP.Equal(ip) })
+		return slices.ContainsFunc(had, func(a *net.IPNet) bool { return a.IP.Equal(ip) })
 	})
 	if err != nil || len(found) == 0 {
 		return err

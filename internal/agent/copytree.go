@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -99,22 +98,4 @@ func dress(path string, info fs.FileInfo) error {
 		return &fs.PathError{Op: "utimes", Path: path, Err: err}
 	}
 	return nil
-}
-
-// mountedAt tells whether something is mounted at path, and the device of the
-// last mount there, as "major:minor".
-func mountedAt(path string) (device string, mounted bool) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return "", false
-	}
-	defer f.Close()
-	sc := bufio.NewScanner(f)
-	for sc.Scan() {
-		// proc(5): id, parent, major:minor, root, mount point, …
-		if x := strings.Fields(sc.Text()); len(x) > 4 && unescapeMount(x[4]) == path {
-			device, mounted = x[2], true
-		}
-	}
-	return device, mounted
 }

@@ -16,15 +16,23 @@ import (
 
 // findDisk returns the device (/dev/vda) of the disk that the host gave this serial.
 func findDisk(serial string) (string, error) {
-	files, _ := filepath.Glob("/sys/block/*/serial")
-	for _, f := range files {
-		data, err := os.ReadFile(f)
-		// The kernel gives up to 20 bytes (VIRTIO_BLK_ID_BYTES), with no NUL when all are used.
-		if err == nil && strings.TrimRight(string(data), "\x00\n ") == serial {
-			return "/dev/" + filepath.Base(filepath.Dir(f)), nil
-		}
+	if dev, ok := findDisks()[serial]; ok {
+		return dev, nil
 	}
 	return "", fmt.Errorf("no disk with serial %q: %w", serial, os.ErrNotExist)
+}
+
+// findDisks returns the devices of all disks that have a serial. Each is asked, which reads nothing of it.
+func findDisks() map[string]string {
+	out := map[string]string{}
+	files, _ := filepath.Glob("/sys/block/*/serial")
+	for _, f := range files {
+		// The kernel gives up to 20 bytes (VIRTIO_BLK_ID_BYTES), with no NUL when all are used.
+		if data, err := os.ReadFile(f); err == nil {
+			out[strings.TrimRight(string(data), "\x00\n ")] = "/dev/" + filepath.Base(filepath.Dir(f))
+		}
+	}
+	return out
 }
 
 // waitDisk waits for a disk and its node in /dev.
@@ -89,7 +97,8 @@ func inspect(dev string) (content, error) {
 	if err != nil {
 		return 0, err
 	}
-	head := make([]byte, min(edge, size))
+	// No more than that is read of a disk that is ours: each page of it is one more of this guest's own.
+	head := make([]byte, min(4096, size))
 	if _, err := f.ReadAt(head, 0); err != nil {
 		return 0, fmt.Errorf("cannot read %s: %w", dev, err)
 	}
@@ -102,7 +111,11 @@ func inspect(dev string) (content, error) {
 			return contentExt4, nil
 		}
 	}
-	tail := make([]byte, min(edge, size))
+	head = make([]byte, min(edge, size))
+	if _, err := f.ReadAt(head, 0); err != nil {
+		return 0, fmt.Errorf("cannot read %s: %w", dev, err)
+	}
+	tail := make([]byte, len(head))
 	if _, err := f.ReadAt(tail, size-int64(len(tail))); err != nil {
 		return 0, fmt.Errorf("cannot read %s: %w", dev, err)
 	}

@@ -4,19 +4,21 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 const hostKeyFile = "/etc/ssh/ssh_host_ed25519_key"
 
 // setHostKey installs the daemon's host key, by which the host knows this guest.
-func setHostKey(key []byte, pub string) (changed bool, err error) {
-	changed, err = putFile(hostKeyFile, key, 0o600)
+func setHostKey(key []byte, pub string, put put) (changed bool, err error) {
+	changed, err = put(hostKeyFile, key, 0o600)
 	if err == nil && pub != "" {
-		_, err = putFile(hostKeyFile+".pub", []byte(strings.TrimSpace(pub)+"\n"), 0o644)
+		_, err = put(hostKeyFile+".pub", []byte(strings.TrimSpace(pub)+"\n"), 0o644)
 	}
 	if err != nil {
 		return false, fmt.Errorf("cannot install the ssh host key: %w", err)
@@ -68,73 +70,115 @@ func findLogin(passwd, name string) (login, bool) {
 	return login{}, false
 }
 
-// mend sets modes and keys. The user owns the directory that this works in as
-// root: os.Root keeps it from being led elsewhere by a symbolic link.
+// mend sets modes and keys. The user owns the directories that this works in as root, so everything happens by
+// descriptors: no name is looked up through a symbolic link.
 func (u login) mend(keys []string) error {
-	if err := os.MkdirAll(u.home, 0o755); err != nil {
-		return err
+	home, err := unix.Open(u.home, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		if err = os.MkdirAll(u.home, 0o755); err == nil {
+			home, err = unix.Open(u.home, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		}
 	}
-	home, err := os.OpenRoot(u.home)
 	if err != nil {
+		return fmt.Errorf("%s: %w", u.home, err)
+	}
+	defer unix.Close(home)
+	var st unix.Stat_t
+	if err := unix.Fstat(home, &st); err != nil {
 		return err
 	}
-	defer home.Close()
-	st, err := home.Stat(".")
-	if err != nil {
-		return err
-	}
-	mode := st.Mode().Perm() &^ 0o022 // a home may be more private, but not open to others' writing
+	mode := st.Mode & 0o755 // a home may be more private, but not open to others' writing
 	if u.uid == 0 {
 		mode = 0o755
 	}
-	if err := errors.Join(home.Chown(".", u.uid, u.gid), home.Chmod(".", mode)); err != nil {
+	if err := u.dress(home, &st, mode); err != nil {
 		return err
 	}
-	const dir, file = ".ssh", ".ssh/authorized_keys"
-	if st, err := home.Lstat(dir); err == nil && !st.IsDir() {
-		return errors.New(".ssh is no directory")
-	} else if errors.Is(err, fs.ErrNotExist) {
-		if len(keys) == 0 {
-			return nil
-		}
-		if err := home.Mkdir(dir, 0o700); err != nil {
-			return err
-		}
-	}
-	if err := errors.Join(home.Lchown(dir, u.uid, u.gid), home.Chmod(dir, 0o700)); err != nil {
-		return err
-	}
-	old, present := "", false
-	if st, err := home.Lstat(file); err == nil && st.Mode().IsRegular() {
-		data, err := home.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		old, present = string(data), true
-	}
-	want := old
-	if len(keys) > 0 {
-		want = mergeKeys(old, keys)
-	}
-	if want == old && !present {
+	const dir = ".ssh"
+	ssh, err := openIn(home, dir)
+	if errors.Is(err, unix.ENOENT) && len(keys) == 0 {
 		return nil
 	}
-	if want == old { // nothing to write: a full disk must not keep a guest from starting
-		return errors.Join(home.Lchown(file, u.uid, u.gid), home.Chmod(file, 0o600))
+	if errors.Is(err, unix.ENOENT) {
+		if err = unix.Mkdirat(home, dir, 0o700); err == nil {
+			ssh, err = openIn(home, dir)
+		}
 	}
-	// A new file, renamed into place: whatever the old one was, its mode and owner are right.
-	tmp := dir + "/" + randomName()
-	f, err := home.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return errors.New(".ssh is no directory")
+	}
 	if err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	defer unix.Close(ssh)
+	if err := unix.Fstat(ssh, &st); err != nil {
 		return err
 	}
-	_, err = f.WriteString(want)
+	if err := u.dress(ssh, &st, 0o700); err != nil {
+		return err
+	}
+	return u.mendKeys(ssh, keys)
+}
+
+func openIn(dir int, name string) (int, error) {
+	return unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+}
+
+// dress gives an open file its owner and mode.
+func (u login) dress(fd int, st *unix.Stat_t, mode uint32) error {
+	if int(st.Uid) != u.uid || int(st.Gid) != u.gid {
+		if err := unix.Fchown(fd, u.uid, u.gid); err != nil {
+			return err
+		}
+	}
+	if st.Mode&0o7777 == mode {
+		return nil
+	}
+	return unix.Fchmod(fd, mode)
+}
+
+// maxKeys bounds what is read of a file that its user may have made of anything.
+const maxKeys = 1 << 20
+
+// mendKeys sees to authorized_keys in the directory ssh. A file that has the keys is only dressed: a full disk must
+// not keep a guest from starting. Else a new one is renamed into place, whatever the old one was.
+func (u login) mendKeys(ssh int, keys []string) error {
+	const file = "authorized_keys"
+	old, present := "", false
+	fd, err := unix.Openat(ssh, file, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == nil {
+		f := os.NewFile(uintptr(fd), file)
+		defer f.Close()
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFREG {
+			data, err := io.ReadAll(io.LimitReader(f, maxKeys))
+			if err != nil {
+				return err
+			}
+			old, present = string(data), true
+			if len(keys) == 0 || mergeKeys(old, keys) == old {
+				return u.dress(fd, &st, 0o600)
+			}
+		}
+	}
+	if len(keys) == 0 && !present {
+		return nil
+	}
+	tmp := randomName()
+	if fd, err = unix.Openat(ssh, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600); err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), tmp)
+	_, err = f.WriteString(mergeKeys(old, keys))
 	err = errors.Join(err, f.Chown(u.uid, u.gid), f.Chmod(0o600), f.Close())
 	if err == nil {
-		err = home.Rename(tmp, file)
+		err = unix.Renameat(ssh, tmp, ssh, file)
 	}
 	if err != nil {
-		_ = home.Remove(tmp)
+		_ = unix.Unlinkat(ssh, tmp, 0)
 	}
 	return err
 }

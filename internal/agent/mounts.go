@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -93,6 +94,23 @@ func mountExt4(dev, target string) error {
 		return fmt.Errorf("cannot mount ext4 from %s at %s: %w", dev, target, err)
 	}
 	return nil
+}
+
+// mounted tells whether another file system begins at path: its device is not that of what it lies in. It does
+// not see a part of one file system that is mounted elsewhere in the same; banger does that nowhere.
+func mounted(path string) bool {
+	here, ok1 := deviceOf(path)
+	above, ok2 := deviceOf(filepath.Dir(path))
+	return ok1 && ok2 && here != above
+}
+
+// deviceOf is the number of the file system that path is on.
+func deviceOf(path string) (uint64, bool) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return 0, false
+	}
+	return st.Dev, true
 }
 
 // mountModules shows the modules of this kernel at /lib/modules, through whatever

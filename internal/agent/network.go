@@ -10,54 +10,67 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
 	"banger/api"
 	"banger/api/agentapi"
 )
 
 // loopbackUp brings up lo, which every guest has.
 func loopbackUp() error {
-	lo, err := netlink.LinkByName("lo")
-	if err == nil && lo.Attrs().Flags&net.FlagUp == 0 {
-		err = netlink.LinkSetUp(lo)
-	}
+	lo, err := openDevice("lo")
 	if err != nil {
-		return fmt.Errorf("cannot bring up lo: %w", err)
+		return err
 	}
-	return nil
+	defer lo.close()
+	return lo.setUp(true)
 }
 
 // setNetwork gives the guest's one network device what the host has planned for it and takes away what else it
 // had. Where that is another address, hardware or IP, the device goes down first: with it go what waits to be sent, the
 // routes and the neighbours. another means that the guest is a copy of one that is on the network
 // under the old address: its connections are cut off.
-func setNetwork(n agentapi.Network, another bool) error {
+func (s *system) setNetwork(n agentapi.Network, another bool, put put) error {
 	want, err := parseNetwork(n)
 	if err != nil {
 		return err
 	}
-	link, err := nic()
+	name, err := s.device()
 	if err != nil {
 		return err
 	}
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	d, err := openDevice(name)
 	if err != nil {
-		return fmt.Errorf("cannot set up the network: %w", err)
-	}
-	defer h.Close()
-	d := device{Handle: h, link: link, name: link.Attrs().Name}
-	if err := ipv6Off(d.name); err != nil {
 		return err
 	}
-	return d.set(n.MTU, want, another)
+	defer d.close()
+	if err := d.become(want, n.MTU, another); err != nil {
+		return err
+	}
+	if want.resolv == "" {
+		return nil
+	}
+	_, err = put("/etc/resolv.conf", []byte(want.resolv), 0o644)
+	return err
+}
+
+// device is the name of the guest's network device, without IPv6. It is called with change held.
+func (s *system) device() (string, error) {
+	if s.nic == "" {
+		name, err := nic()
+		if err != nil {
+			return "", err
+		}
+		if err := ipv6Off(name); err != nil {
+			return "", err
+		}
+		s.nic = name
+	}
+	return s.nic, nil
 }
 
 // plan is a Network that was read; nil means to leave it.
 type plan struct {
 	mac     net.HardwareAddr
-	address *netlink.Addr
+	address *net.IPNet
 	gateway net.IP
 	resolv  string
 }
@@ -69,9 +82,11 @@ func parseNetwork(n agentapi.Network) (p plan, err error) {
 		}
 	}
 	if n.Address != "" {
-		if p.address, err = netlink.ParseAddr(n.Address); err != nil {
-			return p, api.Errorf(api.CodeInvalid, "bad address: %w", err)
+		ip, network, err := net.ParseCIDR(n.Address)
+		if err != nil || ip.To4() == nil {
+			return p, api.Errorf(api.CodeInvalid, "bad address %q: not an IPv4 address with the length of its prefix", n.Address)
 		}
+		p.address = &net.IPNet{IP: ip.To4(), Mask: network.Mask}
 	}
 	if n.Gateway != "" {
 		if p.gateway = net.ParseIP(n.Gateway).To4(); p.gateway == nil {
@@ -84,117 +99,85 @@ func parseNetwork(n agentapi.Network) (p plan, err error) {
 	return p, nil
 }
 
-// device is the guest's network device.
-type device struct {
-	*netlink.Handle
-	link netlink.Link
-	name string
-}
-
-func (d device) set(mtu int, want plan, another bool) error {
-	have := d.link.Attrs()
-	old, err := d.others(want.address)
+// become makes the device what is wanted, and leaves it up.
+func (d *netDevice) become(want plan, mtu int, another bool) error {
+	index, err := d.index()
 	if err != nil {
 		return err
 	}
-	newMAC := want.mac != nil && !bytes.Equal(have.HardwareAddr, want.mac)
-	if have.Flags&net.FlagUp != 0 {
-		if newMAC || len(old) > 0 || another {
-			if err := d.LinkSetDown(d.link); err != nil {
-				return fmt.Errorf("cannot take down %s: %w", d.name, err)
-			}
-		} else if err := d.forgetNeighbours(); err != nil { // they may have moved while the guest stood still
+	mac, err := d.hardware()
+	if err != nil {
+		return err
+	}
+	up, err := d.up()
+	if err != nil {
+		return err
+	}
+	newMAC := want.mac != nil && !bytes.Equal(mac, want.mac)
+	if up || another { // one that was never up has nothing to give up
+		if err := d.giveUp(index, newMAC, want.address, another); err != nil {
+			return err
+		}
+		if want.mac == nil {
+			want.mac = mac
+		}
+	}
+	if want.mac != nil && (newMAC || up) { // the same one again makes the kernel forget the neighbours, which may have moved
+		if err := d.setHardware(want.mac); err != nil {
 			return err
 		}
 	}
-	for _, a := range old {
-		if err := d.AddrDel(d.link, &a); err != nil {
-			return fmt.Errorf("cannot remove address %s: %w", a.IPNet, err)
+	if now, err := d.mtu(); err != nil || (mtu > 0 && mtu != now) {
+		if err == nil {
+			err = d.setMTU(mtu)
 		}
-	}
-	if another {
-		if err := cutConnections(old); err != nil {
+		if err != nil {
 			return err
 		}
 	}
-	if newMAC {
-		if err := d.LinkSetHardwareAddr(d.link, want.mac); err != nil {
-			return fmt.Errorf("cannot set the MAC address of %s: %w", d.name, err)
-		}
+	if err := d.setUp(true); err != nil {
+		return err
 	}
-	if mtu > 0 && have.MTU != mtu {
-		if err := d.LinkSetMTU(d.link, mtu); err != nil {
-			return fmt.Errorf("cannot set the MTU of %s to %d: %w", d.name, mtu, err)
-		}
-	}
+	var msgs []rtMessage
 	if want.address != nil {
-		if err := d.AddrReplace(d.link, want.address); err != nil {
-			return fmt.Errorf("cannot set address %s: %w", want.address.IPNet, err)
-		}
+		msgs = append(msgs, addAddress(index, want.address))
 	}
-	if err := d.LinkSetUp(d.link); err != nil {
-		return fmt.Errorf("cannot bring up %s: %w", d.name, err)
+	if want.gateway != nil {
+		msgs = append(msgs, addDefaultRoute(index, want.gateway))
 	}
-	if err := d.setGateway(want.gateway); err != nil {
+	return rtChange(msgs...)
+}
+
+// giveUp takes from a device what belongs to another address. Only a device that stays what it was stays up.
+func (d *netDevice) giveUp(index int, newMAC bool, want *net.IPNet, another bool) error {
+	old, err := addresses(index)
+	if err != nil {
 		return err
 	}
-	if want.resolv == "" {
-		return nil
-	}
-	_, err = putFile("/etc/resolv.conf", []byte(want.resolv), 0o644)
-	return err
-}
-
-// others are the IPv4 addresses that the device has and should not have.
-func (d device) others(want *netlink.Addr) ([]netlink.Addr, error) {
-	if want == nil {
-		return nil, nil
-	}
-	have, err := d.AddrList(d.link, netlink.FAMILY_V4)
-	if err != nil {
-		return nil, fmt.Errorf("cannot list addresses: %w", err)
-	}
-	return slices.DeleteFunc(have, func(a netlink.Addr) bool { return a.IPNet.String() == want.IPNet.String() }), nil
-}
-
-func (d device) forgetNeighbours() error {
-	list, err := d.NeighList(d.link.Attrs().Index, netlink.FAMILY_V4)
-	for _, n := range list {
-		if n.State&netlink.NUD_PERMANENT == 0 {
-			_ = d.NeighDel(&n) // one that has gone meanwhile is no loss
+	old = slices.DeleteFunc(old, func(a *net.IPNet) bool { return want == nil || a.String() == want.String() })
+	if newMAC || len(old) > 0 || another {
+		if err := d.setUp(false); err != nil {
+			return err
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("cannot forget the neighbours: %w", err)
+	var msgs []rtMessage
+	for _, a := range old {
+		msgs = append(msgs, removeAddress(index, a))
 	}
-	return nil
+	if err := rtChange(msgs...); err != nil || !another {
+		return err
+	}
+	return cutConnections(old)
 }
 
-// setGateway makes the default route; a gateway outside of the subnet counts as on the link.
-func (d device) setGateway(gateway net.IP) error {
-	if gateway == nil {
-		return nil
-	}
-	route := &netlink.Route{LinkIndex: d.link.Attrs().Index, Gw: gateway, Flags: int(netlink.FLAG_ONLINK),
-		Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, Protocol: unix.RTPROT_STATIC}
-	if err := d.RouteReplace(route); err != nil {
-		return fmt.Errorf("cannot set the default route via %s: %w", gateway, err)
-	}
-	return nil
-}
-
-// nic is the first network device that is hardware.
-func nic() (netlink.Link, error) {
+// nic is the name of the first network device that is hardware.
+func nic() (string, error) {
 	found, _ := filepath.Glob("/sys/class/net/*/device")
 	if len(found) == 0 {
-		return nil, api.Errorf(api.CodeNotFound, "the guest has no network device")
+		return "", api.Errorf(api.CodeNotFound, "the guest has no network device")
 	}
 	slices.Sort(found)
-	link, err := netlink.LinkByName(filepath.Base(filepath.Dir(found[0])))
-	if err != nil {
-		return nil, fmt.Errorf("cannot find the network device: %w", err)
-	}
-	return link, nil
+	return filepath.Base(filepath.Dir(found[0])), nil
 }
 
 // ipv6Off ends IPv6 on the device and on those made later; lo keeps ::1.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -23,6 +24,8 @@ import (
 // runAgent serves the host until the guest ends.
 func runAgent(ctx context.Context, kind string, stdio Stdio) int {
 	joinAgentCgroup()
+	// On one CPU too, what waits for a disk must not hold up the rest until the runtime notices.
+	runtime.GOMAXPROCS(max(2, runtime.NumCPU()))
 	// Ignored, but not for the agent's commands: a caught signal is reset by exec.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGHUP, unix.SIGINT)
 	port, err := openPort(ctx)
@@ -40,7 +43,9 @@ func runAgent(ctx context.Context, kind string, stdio Stdio) int {
 		Now:      time.Now,
 	})
 	go s.settle(ctx)
-	go s.announcer.run(ctx)
+	if s.isPersonalised() { // by the agent before this one
+		s.announcer.start(ctx)
+	}
 	server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	if err := server.Serve(link.Listen(port)); err != nil {
 		console("the channel to the host failed: %v", err)

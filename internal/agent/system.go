@@ -23,10 +23,15 @@ type system struct {
 	kind    string // initNone or initSystemd
 	version string
 	tools   tools
-	// announcer speaks for the guest on its network.
+	// announcer speaks for the guest on its network, once it has an address.
 	announcer announcer
-	// change is held by what changes the guest: personalising and growing.
+	// change is held by what changes the guest: personalising and growing. It protects the three that follow.
 	change sync.Mutex
+	// looped: lo is up. nic is the network device's name, once it has no IPv6 any more.
+	looped bool
+	nic    string
+	// disks are the devices by serial, as far as they have been asked: a guest's disks are those it was booted with.
+	disks map[string]string
 
 	// mu protects the following.
 	mu           sync.Mutex
@@ -124,13 +129,25 @@ func (s *system) Grow(ctx context.Context) error {
 	return err
 }
 
+// disk returns the device with this serial. It is called with change held.
+func (s *system) disk(serial string) (string, error) {
+	if dev, ok := s.disks[serial]; ok {
+		return dev, nil
+	}
+	s.disks = findDisks()
+	if dev, ok := s.disks[serial]; ok {
+		return dev, nil
+	}
+	return "", fmt.Errorf("no disk with serial %q: %w", serial, os.ErrNotExist)
+}
+
 func (s *system) grow() (grown bool, err error) {
 	s.change.Lock()
 	defer s.change.Unlock()
 	var errs []error
 	for _, d := range []struct{ serial, dir string }{{agentapi.SerialRoot, "/"}, {agentapi.SerialWork, workDir}} {
-		dev, err := findDisk(d.serial)
-		if _, mounted := mountedAt(d.dir); errors.Is(err, os.ErrNotExist) || !mounted {
+		dev, err := s.disk(d.serial)
+		if errors.Is(err, os.ErrNotExist) || (d.dir != "/" && !mounted(d.dir)) {
 			continue
 		}
 		did := false

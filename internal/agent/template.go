@@ -47,13 +47,12 @@ func (s *system) Release(context.Context) error {
 // prepareAnonymous sees to it that what the image's init does now fits any machine. The network device stays
 // down: not even IPv6 may say who this is.
 func (s *system) prepareAnonymous() error {
-	if err := errors.Join(unix.Sethostname([]byte("localhost")), loopbackUp()); err != nil {
+	if err := errors.Join(unix.Sethostname([]byte("localhost")), loopbackUp(), coverBootID()); err != nil {
 		return err
 	}
-	if dev, err := nic(); err == nil {
-		if err := ipv6Off(dev.Attrs().Name); err != nil {
-			return err
-		}
+	s.looped = true
+	if _, err := s.device(); err != nil && api.CodeOf(err) != api.CodeNotFound {
+		return err
 	}
 	if s.kind != initSystemd {
 		return nil
@@ -95,18 +94,43 @@ func (s *system) Quiesce(context.Context) error {
 	if !s.isReleased() || s.isPersonalised() {
 		return api.Errorf(api.CodeConflict, "cannot quiesce the guest: it was not released, or it has an identity")
 	}
-	if err := forgetUnique(); err != nil {
+	if err := errors.Join(forgetUnique(), s.makeRoom()); err != nil {
 		return fmt.Errorf("cannot quiesce the guest: %w", err)
 	}
 	unix.Sync()
 	if err := trim("/"); err != nil {
 		return err
 	}
-	// What is read once during a boot would lie in the memory of every clone. What programs have mapped stays.
-	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("1"), 0); err != nil {
-		return fmt.Errorf("cannot quiesce the guest: %w", err)
-	}
 	return nil
+}
+
+// makeRoom makes the files that every clone will write, with nothing of anybody in them.
+func (s *system) makeRoom() error {
+	old, _ := os.ReadFile("/etc/hosts")
+	files := []struct {
+		path, text string
+		mode       os.FileMode
+	}{
+		{"/etc/hostname", "localhost\n", 0o644},
+		{"/etc/hosts", hostsFile(string(old), "localhost"), 0o644},
+		{hostKeyFile, "", 0o600},
+		{hostKeyFile + ".pub", "", 0o644},
+	}
+	for _, f := range files {
+		if _, err := putFile(f.path, []byte(f.text), f.mode); err != nil {
+			return err
+		}
+	}
+	if s.nic != "" {
+		if _, err := putFile("/etc/resolv.conf", nil, 0o644); err != nil {
+			return err
+		}
+	}
+	if exists(transientID) { // it lies over the file
+		return nil
+	}
+	_, err := putFile("/etc/machine-id", nil, 0o444)
+	return err
 }
 
 func (s *system) isReleased() bool { return exists(releasedFile) }

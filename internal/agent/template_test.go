@@ -125,7 +125,7 @@ func TestReleasedGuest(t *testing.T) {
 		t.Errorf("health: %+v", first)
 	}
 	g.expect(map[string]string{
-		"hostname; ls /etc/ssh /etc/hostname /var/lib/systemd/random-seed 2>/dev/null": "localhost",
+		"hostname; cat /etc/hostname /etc/machine-id /etc/ssh/*; ls /var/lib/systemd/random-seed 2>/dev/null": "localhost\nlocalhost",
 		"cat /sys/class/net/eth0/flags":              "0x1002", // not up
 		"grep -c 'banger-work\\|/root' /proc/mounts": "0",
 		workTouched: touched,

@@ -80,17 +80,14 @@ func (t tools) checkExt4(ctx context.Context, dev string) error {
 
 // mountChecked mounts an ext4 disk, checking it first if it asks for that, or when
 // the kernel cannot mount it as it is. A journal is replayed by the kernel.
-func (t tools) mountChecked(ctx context.Context, dev, target string) error {
-	what, err := inspect(dev)
-	if err != nil {
-		return fmt.Errorf("cannot mount %s: %w", dev, err)
-	}
+func (t tools) mountChecked(ctx context.Context, dev, target string, what content) error {
 	if what == contentDamaged {
 		if err := t.checkExt4(ctx, dev); err != nil {
 			return err
 		}
 	}
-	if err = mountExt4(dev, target); err == nil || what != contentExt4 {
+	err := mountExt4(dev, target)
+	if err == nil || what != contentExt4 {
 		return err
 	}
 	if checkErr := t.checkExt4(ctx, dev); checkErr != nil {

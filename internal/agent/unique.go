@@ -58,32 +58,42 @@ const (
 	plainProc = runDir + "/proc"
 )
 
-// renewBootID makes this another boot, for all processes. Where that was done before, the file itself changes: it may
-// be mounted in namespaces that nothing mounted here reaches.
-func renewBootID() error {
-	id := []byte(uuid() + "\n")
-	if _, mounted := mountedAt(kernelBootID); mounted {
-		f, err := os.OpenFile(ownBootID, os.O_WRONLY, 0)
-		if err == nil {
-			_, err = f.WriteAt(id, 0) // as long as the old one
-			err = errors.Join(err, f.Close())
-		}
-		if err != nil {
-			return fmt.Errorf("cannot renew the boot id: %w", err)
-		}
+// coverBootID lays a file of ours over the kernel's boot id, with the same in it. In a template that is done once, and not
+// in each clone.
+func coverBootID() error {
+	if mounted(kernelBootID) {
 		return nil
 	}
-	if err := os.WriteFile(ownBootID, id, 0o444); err != nil {
-		return fmt.Errorf("cannot renew the boot id: %w", err)
+	id, err := os.ReadFile(kernelBootID)
+	if err == nil {
+		err = os.WriteFile(ownBootID, id, 0o444)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot cover the boot id: %w", err)
 	}
 	proc := mount{"proc", plainProc, "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""}
 	if err := proc.mount(); err != nil {
-		return fmt.Errorf("cannot renew the boot id: %w", err)
+		return fmt.Errorf("cannot cover the boot id: %w", err)
 	}
 	const flags = unix.MS_BIND | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	err := unix.Mount(ownBootID, kernelBootID, "", flags, "")
-	if err == nil {
+	if err = unix.Mount(ownBootID, kernelBootID, "", flags, ""); err == nil {
 		err = unix.Mount("", kernelBootID, "", flags|unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot cover the boot id: %w", err)
+	}
+	return nil
+}
+
+// renewBootID makes this another boot, for all processes: the file itself changes, wherever it is mounted.
+func renewBootID() error {
+	if err := coverBootID(); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(ownBootID, os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt([]byte(uuid()+"\n"), 0) // as long as the old one
+		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("cannot renew the boot id: %w", err)

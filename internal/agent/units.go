@@ -22,10 +22,10 @@ type unit struct {
 // units is the one table of them, in the order in which they hear of a change: who logs in waits for sshd.
 func units() []unit {
 	return []unit{
-		{name: "ssh.service", anonymous: true, hostKey: true, ifWanted: true},
-		{name: "sshd.service", anonymous: true, hostKey: true, ifWanted: true},
-		{name: "ssh.socket", anonymous: true, ifWanted: true},
-		{name: "sshd.socket", anonymous: true, ifWanted: true},
+		{name: "ssh.service", anonymous: true, hostKey: true},
+		{name: "sshd.service", anonymous: true, hostKey: true},
+		{name: "ssh.socket", anonymous: true, hostKey: true},
+		{name: "sshd.socket", anonymous: true, hostKey: true},
 		{name: "systemd-journald.service", identity: true},
 		{name: "systemd-hostnamed.service", identity: true},
 		{name: "rsyslog.service", identity: true},

@@ -329,7 +329,7 @@ func (s *Service) machineOf(ctx context.Context, vm api.VM) (hypervisor.Machine,
 		return hypervisor.Machine{}, err
 	}
 	p := s.Paths.VM(vm.ID)
-	return hypervisor.Machine{
+	m := hypervisor.Machine{
 		ID: vm.ID, Dir: p.Private(), UID: vm.Runtime.UID, GID: vm.Runtime.UID,
 		CPUs: vm.Spec.CPUs, MemoryBytes: vm.Spec.MemoryBytes,
 		Kernel: kernel.Vmlinuz, Initramfs: initramfs, Cmdline: cmdline,
@@ -338,7 +338,11 @@ func (s *Service) machineOf(ctx context.Context, vm api.VM) (hypervisor.Machine,
 			{Serial: agentapi.SerialModules, Path: kernel.ModulesDisk, Format: "raw", ReadOnly: true},
 			{Serial: agentapi.SerialWork, Path: vm.Runtime.WorkDiskPath, Format: s.Disks.Format()},
 		},
-	}, nil
+	}
+	if vm.Spec.Net != api.NetNone {
+		m.NIC = &hypervisor.NIC{Kind: nicKind(vm.Spec.Net), MAC: vm.Runtime.MAC}
+	}
+	return m, nil
 }
 
 func guestOf(vm api.VM) network.Guest {

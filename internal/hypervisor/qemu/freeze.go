@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/api"
 	"banger/internal/durable"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/memory"
@@ -34,6 +35,9 @@ func (i *instance) Freeze(ctx context.Context, f hypervisor.Freeze) (hypervisor.
 	fz := &freeze{i: i, Freeze: f}
 	res, err := fz.do(ctx)
 	if err = errors.Join(err, fz.cleanUp(err != nil)); err != nil {
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			err = api.Errorf(api.CodeExhausted, "%w", err).WithHint("banger prune")
+		}
 		return hypervisor.FreezeResult{}, i.h.wrap(&i.m, "freeze", err)
 	}
 	return res, nil

@@ -58,7 +58,7 @@ func (l *lab) make() error {
 	if l.dir, err = os.MkdirTemp("", "bl"); err != nil {
 		return err
 	}
-	l.kernel, l.initramfs, l.rootfs = filepath.Join(l.dir, "vmlinuz"), filepath.Join(l.dir, "initramfs"), filepath.Join(l.dir, "root")
+	l.name(l.dir)
 	agent := filepath.Join(l.dir, "agent")
 	return errors.Join(
 		// VMMs have another uid.
@@ -68,6 +68,10 @@ func (l *lab) make() error {
 		l.makeInitramfs(agent, modules[0]),
 		l.makeRoot(),
 	)
+}
+
+func (l *lab) name(dir string) {
+	l.kernel, l.initramfs, l.rootfs = filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "initramfs"), filepath.Join(dir, "root")
 }
 
 func (l *lab) makeInitramfs(agent, modules string) error {
@@ -120,7 +124,13 @@ func needLab(t testing.TB) *lab {
 			need(t, "%v", err)
 		}
 	}
-	theLab.once.Do(func() { theLab.err = theLab.make() })
+	theLab.once.Do(func() {
+		if dir := os.Getenv("BANGER_TEST_LAB"); dir != "" { // made by the test that has started this one
+			theLab.name(dir)
+			return
+		}
+		theLab.err = theLab.make()
+	})
 	if errors.Is(theLab.err, errNoLab) {
 		need(t, "%v", theLab.err)
 	}

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"banger/api"
 	"banger/internal/host"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/qemu/qmp"
@@ -55,7 +56,12 @@ func (h *Hypervisor) run(ctx context.Context, m hypervisor.Machine, f *facts, l 
 	}
 	if errors.Is(err, vmm.ErrDied) {
 		status, known := h.host.ExitStatus(s.p)
-		err = errors.New(wordExit(exit{status: status, known: known, stderr: log.lines()}))
+		why := errors.New(wordExit(exit{status: status, known: known, stderr: log.lines()}))
+		// One that was killed says nothing about the state that it was loading.
+		if api.CodeOf(err) == api.CodeConflict && (!known || !status.Signaled() || status.Signal() != syscall.SIGKILL) {
+			why = cannotContinue(why)
+		}
+		err = why
 	}
 	return nil, err
 }
@@ -139,7 +145,7 @@ func (h *Hypervisor) bringUp(ctx context.Context, s spawned, record func(host.Pr
 		i.Detach()
 		// A dying QEMU is seen as a broken connection first: say which it was.
 		if ctx.Err() == nil && h.soonDead(s.p) {
-			err = vmm.ErrDied
+			err = fmt.Errorf("%w: %w", vmm.ErrDied, err)
 		}
 		return nil, err
 	}
