@@ -17,7 +17,7 @@ import (
 func (b *box) steps(vm string) []string {
 	b.t.Helper()
 	var ops []api.Operation
-	decode(b.t, b.must("operation", "list", "--json"), &ops)
+	decode(b.t, b.must("operation", "list", "--all", "--json"), &ops)
 	id := b.show(vm).ID
 	for i := len(ops) - 1; i >= 0; i-- {
 		if ops[i].VMID == id && ops[i].Kind == "vm.start" {
@@ -54,15 +54,16 @@ func TestClones(t *testing.T) {
 			t.Fatalf("%s was not thawed: %v", name, steps)
 		}
 		vm := b.show(name)
-		facts := strings.Fields(b.guest(name, "cat /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid; cat /sys/class/net/eth0/address; hostname; date +%s.%N"))
+		facts := strings.Fields(b.guest(name, "cat /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid; cat /sys/class/net/eth0/address; hostname; date +%s"))
 		if len(facts) != 6 {
 			t.Fatalf("%s said %v", name, facts)
 		}
 		same(t, "machine id", facts[0], vm.Runtime.MachineID)
 		same(t, "MAC", facts[3], vm.Runtime.MAC)
 		same(t, "hostname", facts[4], name)
-		clock, err := strconv.ParseFloat(facts[5], 64)
-		if off := time.Since(time.UnixMilli(int64(clock * 1000))); err != nil || off > 3*time.Second || off < -50*time.Millisecond {
+		// busybox tells whole seconds; package agent's tests look closer.
+		clock, err := strconv.ParseInt(facts[5], 10, 64)
+		if off := time.Since(time.Unix(clock, 0)); err != nil || off > 5*time.Second || off < 0 {
 			t.Errorf("%s: its clock is off by %v (%v)", name, off, err)
 		}
 		for what, fact := range map[string]string{
