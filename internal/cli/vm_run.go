@@ -41,6 +41,7 @@ the start and undoes everything; after that it is the command's.`,
 	}
 	o.specOptions.flags(a, cmd)
 	o.execOptions.flags(cmd.Flags())
+	cmd.Flags().BoolVar(&o.cold, "cold", false, "boot rather than thaw a template")
 	cmd.Flags().BoolVar(&o.remove, "rm", false, "delete the VM when the command has ended")
 	cmd.Flags().BoolVarP(&o.detach, "detach", "d", false, "leave the command running and print only the VM's name")
 	return cmd
