@@ -202,7 +202,7 @@ func (l lab) start(t testing.TB, root, work, params string, qemu ...string) *gue
 	t.Cleanup(func() {
 		_ = g.cmd.Process.Kill()
 		<-g.ended
-		if true {
+		if t.Failed() {
 			data, _ := os.ReadFile(g.console)
 			t.Logf("console:\n%s\n%s", data, stderr.String())
 		}

@@ -47,7 +47,11 @@ func (h *Hypervisor) run(ctx context.Context, m hypervisor.Machine, f *facts, l 
 	if err != nil {
 		return nil, err
 	}
-	i, err := h.bringUp(ctx, s, record, newInstance(h, m, s.p, log, l.memory), begin)
+	i := newInstance(h, m, s.p, log, l.memory)
+	if l.memory != memoryCold {
+		i.guest.Thawed()
+	}
+	i, err = h.bringUp(ctx, s, record, i, begin)
 	if err == nil {
 		return i, nil
 	}

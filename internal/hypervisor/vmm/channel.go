@@ -28,6 +28,8 @@ type Channel struct {
 	mu      sync.Mutex // protects the following
 	session *link.Session
 	attempt context.CancelFunc
+	// thawed: there has been no session since the guest was thawed.
+	thawed bool
 }
 
 // NewChannel connects to nothing yet. Only the VMM's process is accepted behind the socket,
@@ -69,6 +71,14 @@ func noAnswer(err error) error {
 		return api.Errorf(api.CodeConflict, "cannot reach the guest: %w", err)
 	}
 	return api.Errorf(api.CodeNotReady, "the guest's agent has not answered: %w", err)
+}
+
+// Thawed says that the guest has just been thawed: the first session with it is told so, and what runs in the guest for the
+// callers of the one that was frozen goes on. It is called before Begin and Open.
+func (c *Channel) Thawed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.thawed = true
 }
 
 // Begin greets the agent on a connection that was made already, in the background; whoever opens a stream waits for that
@@ -140,14 +150,20 @@ func (c *Channel) dial(ctx context.Context) (*link.Session, error) {
 
 // greet makes a session of a connection.
 func (c *Channel) greet(ctx context.Context, conn net.Conn) (*link.Session, error) {
-	s, err := link.Dial(ctx, conn, c.epoch())
+	c.mu.Lock()
+	dial := link.Dial
+	if c.thawed {
+		dial = link.DialThawed
+	}
+	c.mu.Unlock()
+	s, err := dial(ctx, conn, c.epoch())
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.attempt = nil
-	c.session = s
+	c.session, c.thawed = s, false
 	return s, nil
 }
 
