@@ -105,7 +105,15 @@ func (b *boot) bootInstead(ctx context.Context, why error) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return errors.Join(b.disks(ctx), b.boot(ctx))
+	if err := b.disks(ctx); err != nil {
+		return err
+	}
+	if b.vm.Spec.Net == api.NetUser { // its socket took one connection, and that has been used up
+		if err := errors.Join(b.detachNetwork(ctx, b.vm), b.network(ctx)); err != nil {
+			return err
+		}
+	}
+	return b.boot(ctx)
 }
 
 // resume thaws a suspended VM. What keeps it from being thawed changes nothing: its files stay, and the error
