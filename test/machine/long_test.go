@@ -90,7 +90,7 @@ func TestLongFullDisk(t *testing.T) {
 func TestLongPodman(t *testing.T) {
 	b := newBox(t, setting("memory", "1G"))
 	b.build("image", "build", "debian", "--name", "podman", "--packages",
-		"systemd,systemd-sysv,dbus,iproute2,podman,crun,containernetworking-plugins,iptables,busybox-static,ca-certificates")
+		"systemd,systemd-sysv,udev,dbus,kmod,iproute2,podman,crun,containernetworking-plugins,iptables,busybox-static,ca-certificates")
 	b.must("run", "-d", "--name", "x", "--image", "podman")
 	out := b.must("exec", "--timeout", "10m", "x", "--", "sh", "-ec", `
 		mkdir -p /tmp/r/bin && cp /bin/busybox /tmp/r/bin/ && ln -s busybox /tmp/r/bin/sh && ln -s busybox /tmp/r/bin/ip
