@@ -9,6 +9,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Without C every program is static: the agent runs in guests that have no libc at all.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X banger/api.Version=$(VERSION)'
 PROGRAMS := banger bangerd banger-agent
+# -p 1: guests are emulated, and two packages at once would only take each other's time.
 # Slower than its worth in every run; `make test-long` runs exactly these.
 LONG := ^TestLong
 
@@ -31,7 +32,8 @@ build: ## build all programs into bin/
 .PHONY: test
 test: test-needs build ## run unit, scenario and machine tests (root; at most 20 minutes)
 	@scripts/machine-state
-	BANGER_TEST_NO_SKIP=1 go test -race -timeout 15m -skip '$(LONG)' $$(scripts/go-packages unit)
+	@go test -race -exec true $$(scripts/go-packages unit) >/dev/null # builds them all, and runs none
+	BANGER_TEST_NO_SKIP=1 go test -p 1 -race -timeout 15m -skip '$(LONG)' $$(scripts/go-packages unit)
 	BANGER_TEST_NO_SKIP=1 go test -count=1 -timeout 20m -skip '$(LONG)' ./test/machine
 
 .PHONY: test-unit
@@ -41,7 +43,7 @@ test-unit: ## run what needs neither root nor a virtual machine
 .PHONY: test-long
 test-long: test-needs build ## run the slower machine tests (root)
 	@scripts/machine-state
-	BANGER_TEST_NO_SKIP=1 go test -count=1 -timeout 60m -run '$(LONG)' $$(go list ./...) | grep -v 'no test files\|no tests to run'
+	BANGER_TEST_NO_SKIP=1 go test -p 1 -count=1 -timeout 60m -run '$(LONG)' $$(go list ./...) | grep -v 'no test files\|no tests to run'
 
 .PHONY: test-needs
 test-needs:

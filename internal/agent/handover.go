@@ -25,7 +25,7 @@ func handOver() error {
 	if err != nil {
 		return err
 	}
-	if err := copyBoot(); err != nil {
+	if err := errors.Join(copyBoot(), keepModules()); err != nil {
 		return err
 	}
 	released := make(chan os.Signal, 1)
@@ -44,6 +44,19 @@ func handOver() error {
 		return err
 	}
 	return syscall.Exec(path, []string{path}, []string{"HOME=/", "TERM=linux"})
+}
+
+// keepModules keeps systemd from unmounting the modules disk before the very end, where it ends all mounts anyway: until
+// udev has gone, it maps files there, and the unmount fails. The unit is named after the path, which
+// differs where /lib is a link.
+func keepModules() error {
+	var errs []error
+	for _, unit := range []string{"lib-modules.mount", "usr-lib-modules.mount"} {
+		dir := "/run/systemd/system/" + unit + ".d"
+		errs = append(errs, os.MkdirAll(dir, 0o755),
+			os.WriteFile(dir+"/banger.conf", []byte("[Unit]\nDefaultDependencies=no\n"), 0o644))
+	}
+	return errors.Join(errs...)
 }
 
 // copyBoot puts a copy in the place of the mount of the initramfs: systemd would try to

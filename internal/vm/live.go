@@ -124,9 +124,12 @@ func (s *Service) happened(ctx context.Context, l *liveVM, e hypervisor.Event) {
 		l.exit = e
 	case hypervisor.EventPaused:
 		log.Warn("guest stopped by its VMM")
-		if _, err := s.update(ctx, l.id, func(vm *api.VM) ([]api.Event, error) {
-			vm.LastError = &api.Failure{Code: api.CodeExhausted, Message: "the guest stands still: " + e.Detail, At: e.At.UTC()}
-			return []api.Event{{Kind: "vm.paused", Data: map[string]string{"reason": e.Detail}}}, nil
+		if err := s.withReserve(func() error { // the reason is often that there is no room to record it
+			_, err := s.update(ctx, l.id, func(vm *api.VM) ([]api.Event, error) {
+				vm.LastError = &api.Failure{Code: api.CodeExhausted, Message: "the guest stands still: " + e.Detail, At: e.At.UTC()}
+				return []api.Event{{Kind: "vm.paused", Data: map[string]string{"reason": e.Detail}}}, nil
+			})
+			return err
 		}); err != nil {
 			log.Error("cannot record the pause", "error", err)
 		}

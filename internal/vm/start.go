@@ -316,7 +316,7 @@ func (b *boot) failed(ctx context.Context) error {
 }
 
 // cmdline is for every guest: udev leaves eth0 its name, and the console holds what matters.
-const cmdline = "quiet net.ifnames=0 reboot=acpi"
+const cmdline = "quiet net.ifnames=0"
 
 // machineOf is what the hypervisor needs to run this VM, and to find it again.
 func (s *Service) machineOf(ctx context.Context, vm api.VM) (hypervisor.Machine, error) {

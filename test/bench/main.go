@@ -75,7 +75,7 @@ func measure(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	row("compile of 20,000 lines in the guest", b.times(func(i int) error {
+	row("compile of 5,000 lines in the guest", b.times(func(i int) error {
 		return b.banger("exec", "x", "--", "/tmp/compile", "-p", "main", "-o", "/tmp/o", "/tmp/big.go")
 	}))
 	row("the same on the host", b.times(func(i int) error {

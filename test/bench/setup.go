@@ -51,11 +51,11 @@ func (b *bench) close() {
 	}
 }
 
-// source writes a program of 20,000 lines that imports nothing, so that the compiler alone is enough.
+// source writes a program of 5,000 lines that imports nothing, so that the compiler alone is enough.
 func (b *bench) source() (string, error) {
 	var s strings.Builder
 	s.WriteString("package main\n\nfunc main() {}\n")
-	for i := range 4000 {
+	for i := range 1000 {
 		fmt.Fprintf(&s, "\nfunc f%d(a, b int) int {\n\tfor i := 0; i < a; i++ { b += i*%d ^ b }\n\treturn b\n}\n", i, i)
 	}
 	path := filepath.Join(b.dir, "big.go")

@@ -49,6 +49,9 @@ func TestLongFullDisk(t *testing.T) {
 		missing(t, "cannot mount a tmpfs: %v", err)
 	}
 	defer func() { // before the box is taken apart
+		if t.Failed() {
+			b.tellStory()
+		}
 		b.must("rm", "-f", "x")
 		b.must("daemon", "stop")
 		if err := syscall.Unmount(b.state(), 0); err != nil {
@@ -74,7 +77,7 @@ func TestLongFullDisk(t *testing.T) {
 	}
 	eventually(t, "the VM says that the host has no space", 2*time.Minute, func() bool {
 		vm := b.show("x")
-		return vm.LastError != nil && strings.Contains(vm.LastError.Message, "space")
+		return vm.LastError != nil && vm.LastError.Code == api.CodeExhausted
 	})
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
@@ -90,7 +93,7 @@ func TestLongFullDisk(t *testing.T) {
 func TestLongPodman(t *testing.T) {
 	b := newBox(t, setting("memory", "1G"))
 	b.build("image", "build", "debian", "--name", "podman", "--packages",
-		"systemd,systemd-sysv,dbus,iproute2,podman,crun,containernetworking-plugins,iptables,busybox-static,ca-certificates")
+		"systemd,systemd-sysv,udev,dbus,kmod,iproute2,podman,crun,containernetworking-plugins,iptables,busybox-static,ca-certificates")
 	b.must("run", "-d", "--name", "x", "--image", "podman")
 	out := b.must("exec", "--timeout", "10m", "x", "--", "sh", "-ec", `
 		mkdir -p /tmp/r/bin && cp /bin/busybox /tmp/r/bin/ && ln -s busybox /tmp/r/bin/sh && ln -s busybox /tmp/r/bin/ip

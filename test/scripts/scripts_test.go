@@ -42,7 +42,7 @@ func fakeMain() {
 }
 
 // scriptsTime bounds all scripts together: one that hangs says where.
-const scriptsTime = 3 * time.Minute
+const scriptsTime = 10 * time.Minute
 
 func TestScripts(t *testing.T) {
 	t.Parallel()
