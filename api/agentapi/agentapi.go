@@ -152,11 +152,13 @@ type Stats struct {
 	Load1         float64 `json:"load1"`
 }
 
-// Clock sets the guest's clock to the host's; sent alone to keep it right.
+// Clock moves the guest's clock; sent alone to keep it right. Health.Now in the answer tells what it is then, also
+// where nothing is to be moved. It is by how much and not to which time, so that it does not matter how long
+// the request takes.
 type Clock struct {
-	// Time is the host's clock at sending. A clock that is off by more than 500 ms is set, one that is off by
-	// less goes a little faster or slower for a while (half a millisecond per second; adjtime(3)).
-	Time time.Time `json:"time"`
+	// AdjustUS is in microseconds; over 0 is forward. By more than 500 ms the clock is set, by less it goes a
+	// little faster or slower for a while (half a millisecond per second; adjtime(3)).
+	AdjustUS int64 `json:"adjust_us"`
 	// Step sets it in any case: after the guest has stood still.
 	Step bool `json:"step"`
 }

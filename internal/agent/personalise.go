@@ -29,8 +29,8 @@ func (s *system) Personalise(ctx context.Context, p agentapi.Personalise) (agent
 			return s.Health(), err
 		}
 	}
-	if !p.Time.IsZero() && time.Until(p.Time).Abs() > slewAfter {
-		if err := stepClock(p.Time); err != nil {
+	if off := time.Until(p.Time); !p.Time.IsZero() && off.Abs() > slewAfter {
+		if err := moveClock(off); err != nil {
 			return s.Health(), err
 		}
 	}
