@@ -106,6 +106,9 @@ func (fz *freeze) prepare(ctx context.Context) (err error) {
 	if fz.region, err = i.region(ctx, c); err != nil {
 		return err
 	}
+	if err := readable(fz.region); err != nil {
+		return err
+	}
 	if err := fz.readFirmware(ctx); err != nil {
 		return err
 	}

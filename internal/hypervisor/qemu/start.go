@@ -107,9 +107,18 @@ func (h *Hypervisor) spawn(m *hypervisor.Machine, f *facts, l launch) (_ spawned
 	if err != nil {
 		return s, err
 	}
+	path, err := h.launcher()
+	if err != nil {
+		return s, err
+	}
+	if path == "" {
+		path = f.Binary
+	} else {
+		args = append([]string{f.Binary}, args...)
+	}
 	uid, gid := credentials(m, f)
 	s.p, err = h.host.Spawn(host.Command{
-		Path: f.Binary, Args: args, Dir: "/", UID: uid, GID: gid,
+		Path: path, Args: args, Dir: "/", UID: uid, GID: gid,
 		Files: l.files, LogPath: vmmLog(m), OOMScoreAdj: oomScoreAdj,
 	})
 	return s, err
