@@ -69,7 +69,7 @@ func (s *system) resume(ctx context.Context, p agentapi.Personalise) error {
 	if p.Network == nil {
 		return nil
 	}
-	if err := s.setNetwork(*p.Network, false, putFile); err != nil {
+	if err := s.setNetwork(*p.Network, p.Thawed, putFile); err != nil {
 		return err
 	}
 	s.announcer.start(context.WithoutCancel(ctx)) // it may be at another port now
@@ -114,7 +114,7 @@ func (s *system) identify(p agentapi.Personalise, c *changes, another bool, writ
 		s.looped = true
 	}
 	if p.Network != nil {
-		if err := s.setNetwork(*p.Network, p.Thawed == agentapi.ThawedFork, write); err != nil {
+		if err := s.setNetwork(*p.Network, p.Thawed, write); err != nil {
 			return err
 		}
 	}

@@ -70,6 +70,13 @@ func newFreezer(t testing.TB, root string, memory int64, look func(*vm)) *freeze
 			t.Fatal(err)
 		}
 	}
+	// As a template's own has it, which knows the host's key.
+	ssh := filepath.Join(content, "root/.ssh")
+	if err := os.Mkdir(ssh, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(ssh, "authorized_keys"), "# banger: keys of the host; changes between these lines are lost\n"+
+		identity(t).AuthorizedKeys[0]+"\n# banger: end\n", 0o600)
 	f := &freezer{t: t, lab: l, work: l.disk(t, "filled.img", content, 600<<20)}
 	f.h = qemu.New(qemu.Options{Host: local.New(), Paths: config.Paths{State: short(t)}, Log: slog.New(slog.DiscardHandler)})
 	f.base = hypervisor.Machine{
