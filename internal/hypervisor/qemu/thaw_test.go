@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -135,8 +136,14 @@ func BenchmarkThaw(b *testing.B) {
 	s.report(b)
 }
 
+// BenchmarkForkAtOnce is BenchmarkFork with the new VMM started while the source is being frozen.
+func BenchmarkForkAtOnce(b *testing.B) { benchmarkFork(b, true) }
+
 // BenchmarkFork measures a fork of a running clone with own pages of some 15 MB.
-func BenchmarkFork(b *testing.B) {
+func BenchmarkFork(b *testing.B) { benchmarkFork(b, false) }
+
+func benchmarkFork(b *testing.B, atOnce bool) {
+	b.Helper()
 	h, m := newHypervisor(b), testMachine(b)
 	m.MemoryBytes = 128 << 20
 	_, image := template(b, h, m)
@@ -156,19 +163,30 @@ func BenchmarkFork(b *testing.B) {
 		}
 		begin := time.Now()
 		s.begin()
-		res, err := source.Freeze(bounded(b, time.Minute), hypervisor.Freeze{Dir: dir, Overlays: above, Resume: true, Transient: true})
-		if err != nil {
-			b.Fatal(n, err)
+		var res hypervisor.FreezeResult
+		var took time.Duration
+		freeze := func(context.Context) (err error) {
+			begin := time.Now()
+			res, err = source.Freeze(bounded(b, time.Minute), hypervisor.Freeze{Dir: dir, Overlays: above, Resume: true, Transient: true})
+			took = time.Since(begin)
+			return err
 		}
-		s.end("freeze")
 		frozen := hypervisor.Frozen{
 			Device: filepath.Join(dir, hypervisor.FrozenDevice), Memory: image.Memory, Pages: filepath.Join(dir, hypervisor.FrozenPages), Stage: s.end,
+		}
+		if atOnce {
+			done := make(chan error, 1)
+			go func() { done <- freeze(b.Context()) }()
+			frozen.Await = func(context.Context) error { defer s.end("wait"); return <-done }
+		} else if err := freeze(b.Context()); err != nil {
+			b.Fatal(n, err)
 		}
 		i := thawMachine(b, h, next, frozen)
 		s.begin()
 		awaitAgent(b, i)
 		s.end("answer")
 		s.add("total", time.Since(begin))
+		s.add("freeze", took)
 		s.add("stood", res.StoodStill)
 		s.add("own-MB(as)", time.Duration(res.MemoryBytes>>20)*time.Millisecond)
 		if err := i.Kill(bounded(b, time.Minute)); err != nil {
