@@ -41,8 +41,8 @@ import (
 )
 
 // The life of a template: the guest is cold-booted and never personalised. /release lets it boot without an
-// identity: its machine id is a passing one, its host name localhost, no sshd runs, and neither the network device
-// nor the work disk is touched. Once it is ready, /quiesce trims the root disk, forgets what must not be the same in
+// identity: its machine id is a passing one, its host name localhost, no sshd runs, the network device has no address
+// and the work disk is not touched. Once it is ready, /quiesce trims the root disk, forgets what must not be the same in
 // all clones, and runs one program so that a clone's first is quick; then the host hangs up and freezes it. A clone gets
 // an ordinary Personalise, with its link down. So does a fork or a guest that goes on from its own
 // frozen memory, with Thawed set.

@@ -27,7 +27,8 @@ func loopbackUp() error {
 // setNetwork gives the guest's one network device what the host has planned for it and takes away what else it
 // had. Where that is another address, hardware or IP, the device goes down first: with it go what waits to be sent, the
 // routes and the neighbours. thawed is as in agentapi: a fork is on the network under the old address too, so its
-// connections are cut off; one that goes on forgets its neighbours.
+// connections are cut off; one that goes on forgets its neighbours. The device of one that is born is up since its
+// template was released, and has never had an address.
 func (s *system) setNetwork(n agentapi.Network, thawed string, put put) error {
 	want, err := parseNetwork(n)
 	if err != nil {
@@ -66,6 +67,9 @@ func (s *system) device() (string, error) {
 	}
 	return s.nic, nil
 }
+
+// born stands beside agentapi's ways of being thawed for a clone that gets its first identity.
+const born = "born"
 
 // plan is a Network that was read; nil means to leave it.
 type plan struct {
@@ -114,7 +118,7 @@ func (d *netDevice) become(want plan, mtu int, thawed string) error {
 		return err
 	}
 	newMAC := want.mac != nil && !bytes.Equal(mac, want.mac)
-	if fork := thawed == agentapi.ThawedFork; up || fork { // one that was never up has nothing to give up
+	if fork := thawed == agentapi.ThawedFork; thawed != born && (up || fork) { // one that was never up has nothing to give up
 		if err := d.giveUp(index, newMAC, want.address, fork); err != nil {
 			return err
 		}

@@ -98,7 +98,7 @@ func (s *system) personalise(ctx context.Context, p agentapi.Personalise, c *cha
 	} else {
 		work <- nil
 	}
-	err := errors.Join(s.identify(p, c, another, write), <-work)
+	err := errors.Join(s.identify(p, c, write), <-work)
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func (s *system) personalise(ctx context.Context, p agentapi.Personalise, c *cha
 }
 
 // identify does what has to do with who the guest is, outside of the work disk.
-func (s *system) identify(p agentapi.Personalise, c *changes, another bool, write put) error {
+func (s *system) identify(p agentapi.Personalise, c *changes, write put) error {
 	if !s.looped {
 		if err := loopbackUp(); err != nil {
 			return err
@@ -114,7 +114,11 @@ func (s *system) identify(p agentapi.Personalise, c *changes, another bool, writ
 		s.looped = true
 	}
 	if p.Network != nil {
-		if err := s.setNetwork(*p.Network, p.Thawed, write); err != nil {
+		how := p.Thawed
+		if c.born {
+			how = born
+		}
+		if err := s.setNetwork(*p.Network, how, write); err != nil {
 			return err
 		}
 	}
@@ -140,7 +144,7 @@ func (s *system) identify(p agentapi.Personalise, c *changes, another bool, writ
 		return err
 	}
 	c.hostKey = changed
-	if !another {
+	if p.Thawed != agentapi.ThawedFork { // a template has none but banger's
 		return nil
 	}
 	if err := forgetHostKeys(); err != nil {
