@@ -155,9 +155,10 @@ func (h *Hypervisor) bringUp(ctx context.Context, s spawned, record func(host.Pr
 		err = begin(alive, i)
 	}
 	if err != nil {
+		broken := i.control == nil || i.control.Ended()
 		i.Detach()
 		// A dying QEMU is seen as a broken connection first: say which it was.
-		if ctx.Err() == nil && h.soonDead(s.p) {
+		if broken && ctx.Err() == nil && h.soonDead(s.p) {
 			err = fmt.Errorf("%w: %w", vmm.ErrDied, err)
 		}
 		return nil, err
