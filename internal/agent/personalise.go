@@ -59,7 +59,8 @@ func (s *system) Personalise(ctx context.Context, p agentapi.Personalise) (agent
 		s.announcer.start(context.WithoutCancel(ctx))
 	}
 	if s.kind == initSystemd && !releaseInit() {
-		go tellUnits(context.WithoutCancel(ctx), c)
+		// The answer goes first: with one CPU, the units that start would hold it up.
+		time.AfterFunc(answerTime, func() { tellUnits(context.WithoutCancel(ctx), c) })
 	}
 	return s.Health(), nil
 }

@@ -7,11 +7,13 @@ import (
 	"banger/api/agentapi"
 )
 
-// clockSlack is how far a guest's clock may seem to be off before anything is done about it: more than an answer takes on
-// an idle machine, and much less than the 50 ms that banger promises. clockTries are made at most.
+// How far a guest's clock may seem to be off before anything is done about it. After it was set, at most mendSlack, half
+// of what banger promises; an answer of a guest that has just been thawed takes about as long. In a guest that just
+// runs, clockSlack.
 const (
+	mendSlack  = 25 * time.Millisecond
 	clockSlack = 10 * time.Millisecond
-	clockTries = 6
+	mendTries  = 6
 )
 
 // clockFrom is the host's clock, which was now when it was called.
@@ -42,8 +44,8 @@ func (c *Client) moveClock(ctx context.Context, host func() time.Time, move agen
 // mendClock sets the guest's clock right at once, as far as that can be known: on a busy machine each question takes a
 // while, and what all answers together leave possible is better than the best of them.
 func (c *Client) mendClock(ctx context.Context, host func() time.Time, o offset) error {
-	for range clockTries {
-		if o.worst() < clockSlack {
+	for range mendTries {
+		if o.worst() < mendSlack {
 			return nil
 		}
 		by := -o.middle()
