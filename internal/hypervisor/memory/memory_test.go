@@ -3,8 +3,8 @@ package memory
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
-	"math/rand"
 	"os"
 	"path/filepath"
 	"slices"
