@@ -137,20 +137,33 @@ func BenchmarkThaw(b *testing.B) {
 }
 
 // BenchmarkForkAtOnce is BenchmarkFork with the new VMM started while the source is being frozen.
-func BenchmarkForkAtOnce(b *testing.B) { benchmarkFork(b, true) }
+func BenchmarkForkAtOnce(b *testing.B) { benchmarkFork(b, true, own15) }
+
+// BenchmarkForkLarge has some 100 MB of own pages.
+func BenchmarkForkLarge(b *testing.B) {
+	benchmarkFork(b, true, "dd if=/dev/urandom of=/dev/own bs=1M count=92; echo done >/dev/filled")
+}
+
+// BenchmarkForkWriting has a guest that writes and fsyncs all the time.
+func BenchmarkForkWriting(b *testing.B) {
+	benchmarkFork(b, true, own15+"; while :; do dd if=/dev/urandom of=/written bs=64k count=16 conv=fsync; done")
+}
+
+const own15 = "dd if=/dev/urandom of=/dev/own bs=1M count=8; echo done >/dev/filled"
 
 // BenchmarkFork measures a fork of a running clone with own pages of some 15 MB.
-func BenchmarkFork(b *testing.B) { benchmarkFork(b, false) }
+func BenchmarkFork(b *testing.B) { benchmarkFork(b, false, own15) }
 
-func benchmarkFork(b *testing.B, atOnce bool) {
+func benchmarkFork(b *testing.B, atOnce bool, before string) {
 	b.Helper()
 	h, m := newHypervisor(b), testMachine(b)
-	m.MemoryBytes = 128 << 20
+	m.MemoryBytes = 256 << 20
 	_, image := template(b, h, m)
 	m = cloneOf(b, m, "source")
 	source := thawMachine(b, h, m, image)
 	awaitAgent(b, source)
-	session(b, source, "fill", "mkdir /run; dd if=/dev/urandom of=/dev/own bs=1M count=8; echo done >/dev/filled")
+	session(b, source, "fill", before)
+	script(b, source, "filled", "while [ ! -s /dev/filled ]; do sleep 0.1; done")
 	var s stages
 	for n := range b.N {
 		dir, next := b.TempDir(), cloneOf(b, m, fmt.Sprintf("fork%d", n))
