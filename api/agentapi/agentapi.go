@@ -41,8 +41,8 @@ import (
 )
 
 // The life of a template: the guest is cold-booted and never personalised. /release lets it boot without an
-// identity: its machine id is a passing one, its host name localhost, no sshd runs, and neither the network device
-// nor the work disk is touched. Once it is ready, /quiesce trims the root disk, forgets what must not be the same in
+// identity: its machine id is a passing one, its host name localhost, no sshd runs, the network device has no address
+// and the work disk is not touched. Once it is ready, /quiesce trims the root disk, forgets what must not be the same in
 // all clones, and runs one program so that a clone's first is quick; then the host hangs up and freezes it. A clone gets
 // an ordinary Personalise, with its link down. So does a fork or a guest that goes on from its own
 // frozen memory, with Thawed set.
@@ -152,11 +152,13 @@ type Stats struct {
 	Load1         float64 `json:"load1"`
 }
 
-// Clock sets the guest's clock to the host's; sent alone to keep it right.
+// Clock moves the guest's clock; sent alone to keep it right. Health.Now in the answer tells what it is then, also
+// where nothing is to be moved. It is by how much and not to which time, so that it does not matter how long
+// the request takes.
 type Clock struct {
-	// Time is the host's clock at sending. A clock that is off by more than 500 ms is set, one that is off by
-	// less goes a little faster or slower for a while (half a millisecond per second; adjtime(3)).
-	Time time.Time `json:"time"`
+	// AdjustUS is in microseconds; over 0 is forward. By more than 500 ms the clock is set, by less it goes a
+	// little faster or slower for a while (half a millisecond per second; adjtime(3)).
+	AdjustUS int64 `json:"adjust_us"`
 	// Step sets it in any case: after the guest has stood still.
 	Step bool `json:"step"`
 }

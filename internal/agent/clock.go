@@ -13,44 +13,42 @@ import (
 	"banger/api/agentapi"
 )
 
-// Differences between the host's clock and the guest's: below stepAfter the clock is slewed, so that time never
-// goes backwards in a running guest; below slewAfter it is left alone.
+// slewAfter is the least difference that a Personalise puts right. stepAfter is where slewing ends: it keeps time from going
+// backwards in a running guest, but half a second takes it a quarter of an hour.
 const (
 	stepAfter = 500 * time.Millisecond
 	slewAfter = 5 * time.Millisecond
 )
 
-// SetClock sets the guest's clock, gently when it is nearly right and nobody wants it at once.
+// SetClock moves the guest's clock, gently when it is nearly right and nobody wants it at once.
 func (s *system) SetClock(c agentapi.Clock) error {
-	off := time.Until(c.Time)
-	switch {
-	case off.Abs() < slewAfter:
-		return nil
-	case off.Abs() < stepAfter && !c.Step:
-		tx := unix.Timex{Modes: unix.ADJ_OFFSET_SINGLESHOT, Offset: off.Microseconds()}
-		if _, err := unix.Adjtimex(&tx); err != nil {
-			return fmt.Errorf("cannot slew the clock by %v: %w", off, err)
-		}
+	off := time.Duration(c.AdjustUS) * time.Microsecond
+	if off == 0 {
 		return nil
 	}
-	return stepClock(c.Time)
+	if off.Abs() < stepAfter && !c.Step {
+		return adjust(unix.Timex{Modes: unix.ADJ_OFFSET_SINGLESHOT, Offset: c.AdjustUS})
+	}
+	return moveClock(off)
 }
 
-// stepClock sets the clock, and ends a slewing that is under way: that was for another clock.
-func stepClock(t time.Time) error {
-	tx := unix.Timex{Modes: unix.ADJ_OFFSET_SINGLESHOT}
-	_, err := unix.Adjtimex(&tx)
-	if err != nil {
-		return fmt.Errorf("cannot stop slewing the clock: %w", err)
-	}
-	ts, err := unix.TimeToTimespec(t)
-	if err == nil {
-		err = unix.ClockSettime(unix.CLOCK_REALTIME, &ts)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot set the clock to %v: %w", t, err)
+func adjust(tx unix.Timex) error {
+	if _, err := unix.Adjtimex(&tx); err != nil {
+		return fmt.Errorf("cannot move the clock: %w", err)
 	}
 	return nil
+}
+
+// moveClock sets the clock by a difference, and ends a slewing that is under way: that was for another clock.
+func moveClock(off time.Duration) error {
+	if err := adjust(unix.Timex{Modes: unix.ADJ_OFFSET_SINGLESHOT}); err != nil {
+		return err
+	}
+	sec, nsec := int64(off/time.Second), int64(off%time.Second)
+	if nsec < 0 {
+		sec, nsec = sec-1, nsec+int64(time.Second)
+	}
+	return adjust(unix.Timex{Modes: unix.ADJ_SETOFFSET | unix.ADJ_NANO, Time: unix.Timeval{Sec: sec, Usec: nsec}})
 }
 
 // addEntropy credits the host's random bytes and has the kernel use them at once: credit

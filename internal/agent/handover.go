@@ -28,6 +28,9 @@ func handOver() error {
 	if err := errors.Join(copyBoot(), keepModules()); err != nil {
 		return err
 	}
+	if err := keepModules(); err != nil {
+		return err
+	}
 	released := make(chan os.Signal, 1)
 	signal.Notify(released, unix.SIGUSR1)
 	if err := os.WriteFile(heldFile, nil, 0o600); err != nil {
@@ -81,6 +84,21 @@ func copyBoot() error {
 	}
 	if err != nil {
 		return fmt.Errorf("cannot replace the mount of the initramfs: %w", err)
+	}
+	return nil
+}
+
+// keepModules leaves the modules mounted until all programs have ended: udev has their index open to the last, and a
+// unit that cannot be stopped says so on the console.
+func keepModules() error {
+	for _, unit := range []string{"usr-lib-modules.mount", "lib-modules.mount"} {
+		dir := "/run/systemd/system/" + unit + ".d"
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(dir+"/50-banger.conf", []byte("[Unit]\nDefaultDependencies=no\n"), 0o644); err != nil {
+			return err
+		}
 	}
 	return nil
 }

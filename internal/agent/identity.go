@@ -115,17 +115,11 @@ func hostsFile(old, name string) string {
 // setMachineID writes machine-id(5), for D-Bus too where it has a file of its own. A passing id ends.
 func setMachineID(id string, put put) (changed bool, err error) {
 	const path = "/etc/machine-id"
-	if passing, err := os.ReadFile(transientID); err == nil {
+	if exists(transientID) {
 		if mounted(path) {
-			if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
-				return false, fmt.Errorf("cannot take the passing machine id away: %w", err)
-			}
+			err = unix.Unmount(path, unix.MNT_DETACH)
 		}
-		// What was logged under it is the template's.
-		if old := strings.TrimSpace(string(passing)); len(old) == len(id) {
-			_ = os.RemoveAll(filepath.Join("/run/log/journal", filepath.Base(old)))
-		}
-		if err := os.Remove(transientID); err != nil {
+		if err = errors.Join(err, os.Remove(transientID)); err != nil {
 			return false, fmt.Errorf("cannot take the passing machine id away: %w", err)
 		}
 		changed = true

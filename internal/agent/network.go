@@ -26,9 +26,10 @@ func loopbackUp() error {
 
 // setNetwork gives the guest's one network device what the host has planned for it and takes away what else it
 // had. Where that is another address, hardware or IP, the device goes down first: with it go what waits to be sent, the
-// routes and the neighbours. another means that the guest is a copy of one that is on the network
-// under the old address: its connections are cut off.
-func (s *system) setNetwork(n agentapi.Network, another bool, put put) error {
+// routes and the neighbours. thawed is as in agentapi: a fork is on the network under the old address too, so its
+// connections are cut off; one that goes on forgets its neighbours. The device of one that is born is up since its
+// template was released, and has never had an address.
+func (s *system) setNetwork(n agentapi.Network, thawed string, put put) error {
 	want, err := parseNetwork(n)
 	if err != nil {
 		return err
@@ -42,7 +43,7 @@ func (s *system) setNetwork(n agentapi.Network, another bool, put put) error {
 		return err
 	}
 	defer d.close()
-	if err := d.become(want, n.MTU, another); err != nil {
+	if err := d.become(want, n.MTU, thawed); err != nil {
 		return err
 	}
 	if want.resolv == "" {
@@ -66,6 +67,9 @@ func (s *system) device() (string, error) {
 	}
 	return s.nic, nil
 }
+
+// born stands beside agentapi's ways of being thawed for a clone that gets its first identity.
+const born = "born"
 
 // plan is a Network that was read; nil means to leave it.
 type plan struct {
@@ -100,7 +104,7 @@ func parseNetwork(n agentapi.Network) (p plan, err error) {
 }
 
 // become makes the device what is wanted, and leaves it up.
-func (d *netDevice) become(want plan, mtu int, another bool) error {
+func (d *netDevice) become(want plan, mtu int, thawed string) error {
 	index, err := d.index()
 	if err != nil {
 		return err
@@ -114,15 +118,16 @@ func (d *netDevice) become(want plan, mtu int, another bool) error {
 		return err
 	}
 	newMAC := want.mac != nil && !bytes.Equal(mac, want.mac)
-	if up || another { // one that was never up has nothing to give up
-		if err := d.giveUp(index, newMAC, want.address, another); err != nil {
+	if fork := thawed == agentapi.ThawedFork; thawed != born && (up || fork) { // one that was never up has nothing to give up
+		if err := d.giveUp(index, newMAC, want.address, fork); err != nil {
 			return err
 		}
-		if want.mac == nil {
-			want.mac = mac
-		}
 	}
-	if want.mac != nil && (newMAC || up) { // the same one again makes the kernel forget the neighbours, which may have moved
+	if thawed == agentapi.ThawedResume && want.mac == nil {
+		want.mac = mac
+	}
+	// They may have moved while it stood still: setting the address that it has makes the kernel forget them.
+	if newMAC || thawed == agentapi.ThawedResume {
 		if err := d.setHardware(want.mac); err != nil {
 			return err
 		}

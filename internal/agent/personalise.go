@@ -29,8 +29,8 @@ func (s *system) Personalise(ctx context.Context, p agentapi.Personalise) (agent
 			return s.Health(), err
 		}
 	}
-	if !p.Time.IsZero() && time.Until(p.Time).Abs() > slewAfter {
-		if err := stepClock(p.Time); err != nil {
+	if off := time.Until(p.Time); !p.Time.IsZero() && off.Abs() > slewAfter {
+		if err := moveClock(off); err != nil {
 			return s.Health(), err
 		}
 	}
@@ -59,7 +59,8 @@ func (s *system) Personalise(ctx context.Context, p agentapi.Personalise) (agent
 		s.announcer.start(context.WithoutCancel(ctx))
 	}
 	if s.kind == initSystemd && !releaseInit() {
-		go tellUnits(context.WithoutCancel(ctx), c)
+		// The answer goes first: with one CPU, the units that start would hold it up.
+		time.AfterFunc(answerTime, func() { tellUnits(context.WithoutCancel(ctx), c) })
 	}
 	return s.Health(), nil
 }
@@ -69,7 +70,7 @@ func (s *system) resume(ctx context.Context, p agentapi.Personalise) error {
 	if p.Network == nil {
 		return nil
 	}
-	if err := s.setNetwork(*p.Network, false, putFile); err != nil {
+	if err := s.setNetwork(*p.Network, p.Thawed, putFile); err != nil {
 		return err
 	}
 	s.announcer.start(context.WithoutCancel(ctx)) // it may be at another port now
@@ -98,7 +99,7 @@ func (s *system) personalise(ctx context.Context, p agentapi.Personalise, c *cha
 	} else {
 		work <- nil
 	}
-	err := errors.Join(s.identify(p, c, another, write), <-work)
+	err := errors.Join(s.identify(p, c, write), <-work)
 	if err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func (s *system) personalise(ctx context.Context, p agentapi.Personalise, c *cha
 }
 
 // identify does what has to do with who the guest is, outside of the work disk.
-func (s *system) identify(p agentapi.Personalise, c *changes, another bool, write put) error {
+func (s *system) identify(p agentapi.Personalise, c *changes, write put) error {
 	if !s.looped {
 		if err := loopbackUp(); err != nil {
 			return err
@@ -114,7 +115,11 @@ func (s *system) identify(p agentapi.Personalise, c *changes, another bool, writ
 		s.looped = true
 	}
 	if p.Network != nil {
-		if err := s.setNetwork(*p.Network, p.Thawed == agentapi.ThawedFork, write); err != nil {
+		how := p.Thawed
+		if c.born {
+			how = born
+		}
+		if err := s.setNetwork(*p.Network, how, write); err != nil {
 			return err
 		}
 	}
@@ -140,7 +145,7 @@ func (s *system) identify(p agentapi.Personalise, c *changes, another bool, writ
 		return err
 	}
 	c.hostKey = changed
-	if !another {
+	if p.Thawed != agentapi.ThawedFork { // a template has none but banger's
 		return nil
 	}
 	if err := forgetHostKeys(); err != nil {

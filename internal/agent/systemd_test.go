@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -114,6 +115,70 @@ func TestLongSystemdGuest(t *testing.T) {
 	for _, disk := range []string{root, work} {
 		if out, err := exec.Command("e2fsck", "-fn", disk).CombinedOutput(); err != nil {
 			t.Errorf("%s after all this: %v: %s", filepath.Base(disk), err, out)
+		}
+	}
+}
+
+// TestLongSystemdThaw takes a guest with systemd through a template, a clone and a fork.
+func TestLongSystemdThaw(t *testing.T) {
+	f := newFreezer(t, systemdImage(t), 256<<20, func(v *vm) {
+		h, err := v.Health(bounded(t))
+		if err != nil || len(h.Degraded) > 0 || h.Personalised {
+			t.Errorf("the template: %+v, %v", h, err)
+		}
+		v.shows("hostname; systemctl is-active ssh.service ssh.socket; ls /etc/ssh | grep ssh_host", "localhost\ninactive\ninactive")
+		v.shows("findmnt -n -o SOURCE,FSTYPE /etc/machine-id | tr -s ' '; wc -c < /run/machine-id", "tmpfs[/machine-id] tmpfs\n33")
+		v.shows("umount /etc/machine-id; wc -c < /etc/machine-id; mount --bind /run/machine-id /etc/machine-id", "0")
+		v.shows("find /var/log/journal -type f 2>/dev/null; ip -o addr show eth0 | grep -c inet", "0")
+		// Nobody has looked at what is in the work disk's slot, but for the kernel itself, or has it open.
+		v.shows("d=$("+workDevice+"); udevadm info -q property /dev/$d | grep -c 'ID_FS\\|ID_PART'; ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c \"/dev/$d\"; grep -c \"/dev/$d\" /proc/mounts", "0\n0\n0")
+	})
+	who := identities(t, 2)
+	seen := map[string]string{}
+	var journals string
+	is := func(v *vm, who agentapi.Personalise) {
+		begin := time.Now()
+		h, took := v.personalise(who)
+		t.Logf("%s personalised in %v", v.m.ID, took)
+		if !h.Ready || !h.Personalised || len(h.Degraded) > 0 {
+			t.Errorf("%s: %+v", v.m.ID, h)
+		}
+		v.onTime()
+		v.speaksAs(who.Network.MAC)
+		v.differs(seen, who)
+		v.soon("ssh-keyscan -t ed25519 127.0.0.1 2>/dev/null | cut -d' ' -f3", strings.Fields(who.SSHHostKeyPub)[1])
+		t.Logf("%s: sshd after %v", v.m.ID, time.Since(begin))
+		boot := strings.ReplaceAll(h.BootID, "-", "")
+		v.soon("logger -t x y; journalctl -q -t x -n 1 -o json | grep -o '_BOOT_ID\":\"[^\"]*\\|_MACHINE_ID\":\"[^\"]*' | sort", "_BOOT_ID\":\""+boot+"\n_MACHINE_ID\":\""+who.MachineID)
+		v.shows("hostnamectl hostname; hostnamectl status | grep -o 'Machine ID: .*\\|Boot ID: .*'", who.Hostname+"\nMachine ID: "+who.MachineID+"\nBoot ID: "+boot)
+		v.shows("mountpoint -q /etc/machine-id || echo plain; ls -d /run/machine-id 2>/dev/null; find /var/log/journal -type f 2>/dev/null; ls /run/log/journal", "plain\n"+journals)
+		v.soon("systemctl is-system-running", "running")
+		v.shows("findmnt -n -o TARGET /root; findmnt -n -o TARGET /home; stat -c '%a %U:%G' /root/.ssh", "/root\n/home\n700 root:root")
+	}
+	begin := time.Now()
+	journals = who[0].MachineID
+	clone := f.thaw("clone", who[0].Network.MAC, f.frozen, f.base.Drives)
+	is(clone, who[0])
+	t.Logf("thawed and looked at in %v", time.Since(begin))
+	clone.sh("systemd-run -q --unit counts sh -c 'while :; do echo; sleep 0.1; done >/root/count'")
+	base := slices.Clone(clone.m.Drives)
+	frozen := clone.freeze(false)
+	who[1].Thawed = agentapi.ThawedFork
+	journals = who[0].MachineID + "\n" + who[1].MachineID // a fork keeps what its source has logged
+	fork := f.thaw("fork", who[1].Network.MAC, frozen, base)
+	is(fork, who[1])
+	fork.counts("/root/count")
+	fork.shows("systemctl is-active counts.service", "active")
+	clone.counts("/root/count")
+	clone.shows("hostname; cat /etc/machine-id", who[0].Hostname+"\n"+who[0].MachineID)
+	for _, v := range []*vm{fork, clone} {
+		if err := v.Shutdown(bounded(t), agentapi.Shutdown{TimeoutMS: 10_000}); err != nil {
+			t.Error(err)
+		}
+		await(t, "the end of "+v.m.ID, func() bool { return v.cpu() == 0 })
+		console, _ := os.ReadFile(filepath.Join(v.m.Dir, "console.log"))
+		if strings.Contains(string(console), "Failed unmounting") || strings.Contains(string(console), "ending it now") {
+			t.Errorf("not a clean end:\n%s", console)
 		}
 	}
 }

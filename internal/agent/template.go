@@ -44,14 +44,13 @@ func (s *system) Release(context.Context) error {
 	return nil
 }
 
-// prepareAnonymous sees to it that what the image's init does now fits any machine. The network device stays
-// down: not even IPv6 may say who this is.
+// prepareAnonymous sees to it that what the image's init does now fits any machine.
 func (s *system) prepareAnonymous() error {
 	if err := errors.Join(unix.Sethostname([]byte("localhost")), loopbackUp(), coverBootID()); err != nil {
 		return err
 	}
 	s.looped = true
-	if _, err := s.device(); err != nil && api.CodeOf(err) != api.CodeNotFound {
+	if err := s.deviceUp(); err != nil {
 		return err
 	}
 	if s.kind != initSystemd {
@@ -66,6 +65,25 @@ func (s *system) prepareAnonymous() error {
 		}
 	}
 	return passingMachineID()
+}
+
+// deviceUp brings the network device up, without any address and without IPv6, which would send by itself. Doing so takes
+// a clone longer than all else that it does about its network. Before it gets its address it could
+// send nothing of its own but what a program makes up as a whole, and its cable is out.
+func (s *system) deviceUp() error {
+	name, err := s.device()
+	if api.CodeOf(err) == api.CodeNotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	d, err := openDevice(name)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	return d.setUp(true)
 }
 
 // passingMachineID gives systemd a machine id that does not stay: left to itself, it would make one up and
@@ -94,7 +112,7 @@ func (s *system) Quiesce(context.Context) error {
 	if !s.isReleased() || s.isPersonalised() {
 		return api.Errorf(api.CodeConflict, "cannot quiesce the guest: it was not released, or it has an identity")
 	}
-	if err := errors.Join(forgetUnique(), s.makeRoom()); err != nil {
+	if err := errors.Join(forgetUnique(), forgetHostKeys(), s.makeRoom()); err != nil {
 		return fmt.Errorf("cannot quiesce the guest: %w", err)
 	}
 	unix.Sync()

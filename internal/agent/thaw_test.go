@@ -1,7 +1,9 @@
 package agent_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -19,6 +21,7 @@ import (
 	"banger/api"
 	"banger/api/agentapi"
 	"banger/internal/config"
+	"banger/internal/frame"
 	agentclient "banger/internal/guest"
 	"banger/internal/host"
 	"banger/internal/host/local"
@@ -53,8 +56,8 @@ func bounded(t testing.TB) context.Context {
 	return ctx
 }
 
-// newFreezer freezes a template of a root with a shell, or of a given root disk.
-func newFreezer(t testing.TB, root string, memory int64) *freezer {
+// newFreezer freezes a template of a root with a shell, or of a given root disk; look is called when it is ready.
+func newFreezer(t testing.TB, root string, memory int64, look func(*vm)) *freezer {
 	t.Helper()
 	l := newLab(t)
 	l.modulesDisk(t)
@@ -67,6 +70,13 @@ func newFreezer(t testing.TB, root string, memory int64) *freezer {
 			t.Fatal(err)
 		}
 	}
+	// As a template's own has it, which knows the host's key.
+	ssh := filepath.Join(content, "root/.ssh")
+	if err := os.Mkdir(ssh, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(ssh, "authorized_keys"), "# banger: keys of the host; changes between these lines are lost\n"+
+		identity(t).AuthorizedKeys[0]+"\n# banger: end\n", 0o600)
 	f := &freezer{t: t, lab: l, work: l.disk(t, "filled.img", content, 600<<20)}
 	f.h = qemu.New(qemu.Options{Host: local.New(), Paths: config.Paths{State: short(t)}, Log: slog.New(slog.DiscardHandler)})
 	f.base = hypervisor.Machine{
@@ -88,6 +98,9 @@ func newFreezer(t testing.TB, root string, memory int64) *freezer {
 	}
 	if _, err := v.WaitReady(bounded(t)); err != nil {
 		t.Fatal(err)
+	}
+	if look != nil {
+		look(v)
 	}
 	if err := v.Quiesce(bounded(t)); err != nil {
 		t.Fatal(err)
@@ -261,6 +274,198 @@ func (w *wire) all() [][]byte {
 	return slices.Clone(w.frames)
 }
 
+// identities makes n of them that differ in everything.
+func identities(t testing.TB, n int) (out []agentapi.Personalise) {
+	t.Helper()
+	for i := range n {
+		p := identity(t)
+		p.Hostname, p.MachineID = fmt.Sprintf("c%d", i), fmt.Sprintf("%032x", i+1)
+		p.Network.MAC, p.Network.Address = fmt.Sprintf("52:54:00:12:00:%02x", i+1), fmt.Sprintf("10.9.8.%d/24", i+10)
+		p.Entropy = make([]byte, 64)
+		_, _ = rand.Read(p.Entropy)
+		out = append(out, p)
+	}
+	return out
+}
+
+// unlike are things that no two machines share; the first line is what a guest must have been given.
+const unlike = `echo $(hostname) $(cat /etc/hostname /etc/machine-id /sys/class/net/eth0/address) $(ip -4 -o addr show eth0 | grep -o 'inet [^ ]*')
+cat /proc/sys/kernel/random/boot_id
+for i in 1 2 3; do cat /proc/sys/kernel/random/uuid; done
+dd if=/dev/urandom bs=16 count=1 2>/dev/null | od -An -tx1
+tail -5 /etc/ssh/ssh_host_ed25519_key`
+
+// shows fails when a script does not print what is wanted, and soon waits for it.
+func (v *vm) shows(script, want string) {
+	v.f.t.Helper()
+	if got := v.sh(script); got != want {
+		v.f.t.Errorf("%s: %s: got %q, want %q", v.m.ID, script, got, want)
+	}
+}
+
+func (v *vm) soon(script, want string) {
+	v.f.t.Helper()
+	got := ""
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		if got = v.sh(script); got == want {
+			return
+		}
+	}
+	v.f.t.Errorf("%s: %s: got %q, want %q", v.m.ID, script, got, want)
+}
+
+// differs fails when a line was seen before, in this guest or in another.
+func (v *vm) differs(seen map[string]string, who agentapi.Personalise) {
+	v.f.t.Helper()
+	lines := strings.Split(v.sh(unlike), "\n")
+	if want := strings.Join([]string{who.Hostname, who.Hostname, who.MachineID, who.Network.MAC, "inet", who.Network.Address}, " "); lines[0] != want {
+		v.f.t.Errorf("it is %q, want %q", lines[0], want)
+	}
+	for _, l := range lines {
+		if l == "-----END OPENSSH PRIVATE KEY-----" {
+			continue
+		}
+		if of, ok := seen[l]; ok {
+			v.f.t.Errorf("%s has %q, and so has %s", v.m.ID, l, of)
+		}
+		seen[l] = v.m.ID
+	}
+}
+
+// onTime fails when the guest's clock is off by more than banger promises, as far as can be told from here.
+func (v *vm) onTime() {
+	v.f.t.Helper()
+	asked := time.Now()
+	h, err := v.Health(bounded(v.f.t))
+	if err != nil {
+		v.f.t.Fatal(err)
+	}
+	if late, early := asked.Sub(h.Now), time.Until(h.Now); late > 50*time.Millisecond || early > 50*time.Millisecond {
+		v.f.t.Errorf("%s: the clock is %v late or %v early", v.m.ID, late, early)
+	}
+}
+
+// speaksAs waits for the guest's first word to the network, and fails when it says something with another address.
+func (v *vm) speaksAs(mac string) {
+	v.f.t.Helper()
+	if len(v.w.all()) > 0 {
+		v.f.t.Errorf("%s has sent something before it was personalised", v.m.ID)
+	}
+	if err := v.i.SetLink(bounded(v.f.t), true); err != nil {
+		v.f.t.Fatal(err)
+	}
+	await(v.f.t, "the guest's word to the network", func() bool { return len(v.w.all()) > 0 })
+	hw, err := net.ParseMAC(mac)
+	if err != nil {
+		v.f.t.Fatal(err)
+	}
+	for _, f := range v.w.all() {
+		if len(f) < 12 || !bytes.Equal(f[6:12], hw) {
+			v.f.t.Errorf("%s has sent %x", v.m.ID, f)
+		}
+	}
+}
+
+// counts waits until a program that appends a line every tenth of a second has done so again.
+func (v *vm) counts(file string) {
+	v.f.t.Helper()
+	was := v.sh("wc -l < " + file)
+	await(v.f.t, "the program that counts in "+v.m.ID, func() bool { return v.sh("wc -l < "+file) != was })
+}
+
+// TestThaw makes clones of a template, a fork of one, a fork of that, and lets one go on from its own memory.
+func TestThaw(t *testing.T) {
+	f := newFreezer(t, "", 128<<20, nil)
+	who := identities(t, 5)
+	seen := map[string]string{}
+	var clones []*vm
+	for n := range 2 {
+		v := f.thaw(fmt.Sprintf("clone%d", n), who[n].Network.MAC, f.frozen, f.base.Drives)
+		h, took := v.personalise(who[n])
+		t.Logf("%s personalised in %v", v.m.ID, took)
+		if !h.Ready || !h.Personalised {
+			t.Errorf("%s: %+v", v.m.ID, h)
+		}
+		v.onTime()
+		v.speaksAs(who[n].Network.MAC)
+		v.differs(seen, who[n])
+		clones = append(clones, v)
+	}
+	source := clones[0]
+	if err := clones[1].i.Kill(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	// A program with its output in an open file, a file in memory, a command that the host waits for, a session.
+	source.sh("(while :; do echo; sleep 0.1; done >/root/count) >/dev/null 2>&1 & mount -t tmpfs none /mnt 2>/dev/null || { mkdir -p /mnt; mount -t tmpfs none /mnt; }; echo kept >/mnt/kept")
+	waiting, err := source.Exec(bounded(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer waiting.Close()
+	spec := api.ExecSpec{Argv: []string{"/bin/sh", "-c", "echo $$ >/run/waiting; exec sleep 1000"}}
+	if err := frame.NewWriter(waiting).Control(api.Control{Type: api.ControlStart, Exec: &spec}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := source.StartSession(bounded(t), agentapi.SessionStart{ID: "main", Exec: api.ExecSpec{Argv: []string{"/bin/sh", "-c", "until test -e /run/go; do sleep 0.1; done; echo through"}}}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the command", func() bool { return source.sh("cat /run/waiting 2>/dev/null") != "" })
+	pid := source.sh("cat /run/waiting")
+
+	forked := []*vm{source}
+	for n := 2; n < 4; n++ { // the second is a fork of the first
+		from := forked[len(forked)-1]
+		base := slices.Clone(from.m.Drives)
+		frozen := from.freeze(false)
+		who[n].Thawed = agentapi.ThawedFork
+		v := f.thaw(fmt.Sprintf("fork%d", n), who[n].Network.MAC, frozen, base)
+		h, took := v.personalise(who[n])
+		t.Logf("%s personalised in %v", v.m.ID, took)
+		if !h.Ready || !h.Personalised {
+			t.Errorf("%s: %+v", v.m.ID, h)
+		}
+		v.onTime()
+		v.speaksAs(who[n].Network.MAC)
+		v.differs(seen, who[n])
+		v.counts("/root/count")
+		if got := v.sh("cat /mnt/kept; readlink /proc/" + pid + "/exe"); got != "kept\n/bin/busybox" {
+			t.Errorf("%s: %q", v.m.ID, got)
+		}
+		forked = append(forked, v)
+	}
+	last := forked[2]
+	last.sh("touch /run/go")
+	s, err := last.Session(bounded(t), "main")
+	for ; err == nil && s.State == agentapi.SessionRunning; s, err = last.Session(bounded(t), "main") {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err != nil || s.ExitCode != 0 || s.StdoutBytes != int64(len("through\n")) {
+		t.Errorf("the session in the fork: %+v, %v", s, err)
+	}
+	// The source has noticed nothing.
+	source.counts("/root/count")
+	if got := source.sh("hostname; readlink /proc/" + pid + "/exe; ls /run/go 2>/dev/null"); got != "c0\n/bin/busybox" {
+		t.Errorf("the source: %q", got)
+	}
+
+	// It goes on as what it was.
+	was := last.sh("hostname; cat /proc/sys/kernel/random/boot_id")
+	base := slices.Clone(last.m.Drives)
+	frozen := last.freeze(false)
+	if err := last.i.Kill(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	v := f.thaw("resumed", last.m.NIC.MAC, frozen, base)
+	_, took := v.personalise(agentapi.Personalise{Thawed: agentapi.ThawedResume, Entropy: who[4].Entropy, Network: who[3].Network})
+	t.Logf("resumed in %v", took)
+	v.onTime()
+	v.speaksAs(who[3].Network.MAC)
+	if got := v.sh("hostname; cat /proc/sys/kernel/random/boot_id"); got != was {
+		t.Errorf("after going on it is %q, and was %q", got, was)
+	}
+	v.counts("/root/count")
+}
+
 // cpu is the time that the VMM has run so far, which is about the same on a busy machine.
 func (v *vm) cpu() time.Duration {
 	v.f.t.Helper()
@@ -280,7 +485,7 @@ func (v *vm) cpu() time.Duration {
 
 // BenchmarkPersonalise measures, each time in a new clone: medians of time, and of the VMM's time on a core.
 func BenchmarkPersonalise(b *testing.B) {
-	f := newFreezer(b, "", 128<<20)
+	f := newFreezer(b, "", 128<<20, nil)
 	who := identity(b)
 	all := map[string][]time.Duration{}
 	for n := range b.N {

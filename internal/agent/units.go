@@ -75,8 +75,28 @@ func tellUnits(ctx context.Context, c changes) {
 	if len(restart) > 0 {
 		systemctl(ctx, append([]string{"try-restart"}, restart...)...)
 	}
+	if c.born {
+		forgetJournal(ctx)
+	}
 	if len(start) > 0 {
 		systemctl(ctx, append([]string{"start"}, start...)...)
+	}
+}
+
+// forgetJournal removes what the template has logged under its passing machine id, once the journal is kept
+// under the guest's own.
+func forgetJournal(ctx context.Context) {
+	const dir = "/run/log/journal"
+	own, err := os.ReadFile("/etc/machine-id")
+	id := strings.TrimSpace(string(own))
+	if err != nil || id == "" || waitFile(ctx, filepath.Join(dir, id)) != nil {
+		return
+	}
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.Name() != id {
+			_ = os.RemoveAll(filepath.Join(dir, e.Name()))
+		}
 	}
 }
 

@@ -53,26 +53,35 @@ func (s *system) waitWork(ctx context.Context, w agentapi.WorkDisk) (dev string,
 	return dev, nil
 }
 
+// openWork mounts the disk. It is mounted before it is looked at, since nearly always it is a clean ext4, and a thawed
+// guest pays for each thing that it reads.
 func (s *system) openWork(ctx context.Context, dev string) error {
 	// A caller who goes away must not leave a disk half formatted or half mended.
 	ctx = context.WithoutCancel(ctx)
 	if err := dropCache(dev); err != nil {
 		return err
 	}
+	mountErr := mountExt4(dev, workDir)
 	what, err := inspect(dev)
-	if err != nil {
+	switch {
+	case err != nil:
 		return fmt.Errorf("cannot mount the work disk: %w", err)
-	}
-	switch what {
-	case contentBlank:
-		if err := s.tools.makeExt4(ctx, dev); err != nil {
-			return err
-		}
-		what = contentExt4
-	case contentForeign:
+	case mountErr == nil && what != contentDamaged:
+		return nil
+	case what == contentForeign:
 		return api.Errorf(api.CodeConflict, "cannot mount the work disk: it holds something that is not ext4, and is left as it is")
+	case what == contentBlank:
+		err = s.tools.makeExt4(ctx, dev)
+	default:
+		if mountErr == nil {
+			err = unix.Unmount(workDir, 0)
+		}
+		err = errors.Join(err, s.tools.checkExt4(ctx, dev))
 	}
-	return s.tools.mountChecked(ctx, dev, workDir, what)
+	if err != nil {
+		return errors.Join(mountErr, err)
+	}
+	return mountExt4(dev, workDir)
 }
 
 // bindWork shows the work disk's directory dir at /dir. The first time, what the

@@ -34,6 +34,9 @@ func (p Paths) Lock() string { return filepath.Join(p.State, "bangerd.lock") }
 // AccelVerdict keeps what the KVM probe found, stamped with the host's boot id.
 func (p Paths) AccelVerdict() string { return filepath.Join(p.State, "accel.json") }
 
+// Launcher is the program that QEMU is started by where the host's kernel wants one.
+func (p Paths) Launcher() string { return filepath.Join(p.State, "launcher") }
+
 // ToldBoot holds the boot id of the host for which the user was told that guests are emulated.
 func (p Paths) ToldBoot() string { return filepath.Join(p.State, "told-boot") }
 

@@ -8,13 +8,11 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"banger/api"
 	"banger/api/agentapi"
-	"banger/internal/agent/serve"
 	"banger/internal/guest"
 )
 
@@ -27,13 +25,6 @@ func TestCalls(t *testing.T) {
 	}
 	if _, err := a.Personalise(within(t), agentapi.Personalise{Hostname: "x", Entropy: []byte{1, 2}}); err != nil || a.system.personal.Hostname != "x" || len(a.system.personal.Entropy) != 2 {
 		t.Errorf("%+v, %v", a.system.personal, err)
-	}
-	now := time.Now()
-	if err := a.SetClock(within(t), now); err != nil || !a.system.clock.Time.Equal(now) || a.system.clock.Step {
-		t.Errorf("%v, %v", a.system.clock, err)
-	}
-	if err := a.StepClock(within(t), now); err != nil || !a.system.clock.Step {
-		t.Errorf("%v, %v", a.system.clock, err)
 	}
 	if err := errors.Join(a.Release(within(t)), a.Quiesce(within(t))); err != nil || !slices.Equal(a.system.calls, []string{"release", "quiesce"}) {
 		t.Errorf("%v, %v", a.system.calls, err)
@@ -89,32 +80,6 @@ func TestWaitReadyIsToldAtOnce(t *testing.T) {
 	}
 	if n := len(asked); n > 0 {
 		t.Errorf("it has asked %d times more than there was news", n)
-	}
-}
-
-func TestSlowPersonaliseSetsTheClockAgain(t *testing.T) {
-	t.Parallel()
-	// The guest's clock is what it was told, late.
-	var behind atomic.Int64
-	a := start(t, func(o *serve.Options) {
-		o.Now = func() time.Time { return time.Now().Add(-time.Duration(behind.Load())) }
-	})
-	for _, c := range []struct {
-		behind time.Duration
-		step   bool
-	}{{0, false}, {60 * time.Millisecond, true}, {-60 * time.Millisecond, true}} {
-		behind.Store(int64(c.behind))
-		a.system.clock = agentapi.Clock{}
-		now := time.Now()
-		if _, err := a.Personalise(within(t), agentapi.Personalise{Time: now}); err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(now); !c.step && took > 10*time.Millisecond {
-			continue // this machine was as slow as the guest of the other cases
-		}
-		if got := a.system.clock; got.Step != c.step || (c.step && got.Time.Before(now)) {
-			t.Errorf("%v behind: %+v", c.behind, got)
-		}
 	}
 }
 

@@ -66,47 +66,33 @@ func (c *Client) Quiesce(ctx context.Context) error {
 // Personalise makes the guest the one machine that it is. p.Time is the host's clock now; where the guest was slow to
 // take it, its clock is set once more.
 func (c *Client) Personalise(ctx context.Context, p agentapi.Personalise) (agentapi.Health, error) {
-	sent := time.Now()
+	host := clockFrom(p.Time)
 	h, err := post[agentapi.Health](ctx, c, "/personalise", p)
-	if err != nil || p.Time.IsZero() {
+	if err != nil || p.Time.IsZero() || h.Now.IsZero() {
 		return h, err
 	}
-	return h, c.mendClock(ctx, h, func() time.Time { return p.Time.Add(time.Since(sent)) })
+	// It was given a time that had passed by as much as the request took: it cannot be ahead.
+	return h, c.mendClock(ctx, host, offset{h.Now.Sub(host()), 0})
 }
 
-// clockSlack is how far a guest's clock may seem to be off after it was set: much more than an answer takes on an idle
-// machine, much less than the 50 ms that banger promises. clockTries are made on a machine that has a lot to do.
-const (
-	clockSlack = 15 * time.Millisecond
-	clockTries = 3
-)
-
-// mendClock steps the guest's clock until it answers with a clock that is nearly right: what it was told is
-// old by the time that the request took.
-func (c *Client) mendClock(ctx context.Context, h agentapi.Health, now func() time.Time) (err error) {
-	for range clockTries {
-		if h.Now.IsZero() || now().Sub(h.Now).Abs() < clockSlack {
-			return nil
-		}
-		if h, err = post[agentapi.Health](ctx, c, "/clock", agentapi.Clock{Time: now(), Step: true}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// SetClock sets the guest's clock to now, gently when it is nearly right.
+// SetClock compares the guest's clock with the host's, which is now, and corrects it gently when it is
+// certain that it is off.
 func (c *Client) SetClock(ctx context.Context, now time.Time) error {
-	_, err := post[agentapi.Health](ctx, c, "/clock", agentapi.Clock{Time: now})
+	host := clockFrom(now)
+	o, err := c.moveClock(ctx, host, agentapi.Clock{})
+	if err != nil || o.low < clockSlack && o.high > -clockSlack {
+		return err
+	}
+	_, err = c.moveClock(ctx, host, agentapi.Clock{AdjustUS: -o.middle().Microseconds()})
 	return err
 }
 
-// StepClock sets the guest's clock to now at once: for a guest that has stood still.
+// StepClock sets the guest's clock right at once: for a guest that has stood still. now is the host's.
 func (c *Client) StepClock(ctx context.Context, now time.Time) error {
-	sent := time.Now()
-	h, err := post[agentapi.Health](ctx, c, "/clock", agentapi.Clock{Time: now, Step: true})
+	host := clockFrom(now)
+	o, err := c.moveClock(ctx, host, agentapi.Clock{})
 	if err != nil {
 		return err
 	}
-	return c.mendClock(ctx, h, func() time.Time { return now.Add(time.Since(sent)) })
+	return c.mendClock(ctx, host, o)
 }

@@ -40,7 +40,9 @@ type system struct {
 	mu       sync.Mutex
 	health   agentapi.Health
 	shutdown *agentapi.Shutdown
-	clock    agentapi.Clock
+	clock    []agentapi.Clock
+	behind   time.Duration // of its clock
+	slow     time.Duration // what the next request takes to arrive; less each time, as where programs get warm
 	personal *agentapi.Personalise
 	changed  chan struct{}
 	calls    []string
@@ -53,9 +55,13 @@ func (s *system) Health() agentapi.Health {
 }
 
 func (s *system) Personalise(_ context.Context, p agentapi.Personalise) (agentapi.Health, error) {
+	s.arrive()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.personal = &p
+	if !p.Time.IsZero() {
+		s.behind = time.Since(p.Time)
+	}
 	return s.health, nil
 }
 
@@ -66,10 +72,25 @@ func (s *system) Shutdown(_ context.Context, sd agentapi.Shutdown) error {
 	return nil
 }
 
-func (s *system) SetClock(c agentapi.Clock) error {
+func (s *system) arrive() {
+	time.Sleep(s.slow)
+	s.slow /= 2
+}
+
+func (s *system) now() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.clock = c
+	return time.Now().Add(-s.behind)
+}
+
+func (s *system) SetClock(c agentapi.Clock) error {
+	s.arrive()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clock = append(s.clock, c)
+	if c.Step || time.Duration(c.AdjustUS)*time.Microsecond > time.Second {
+		s.behind -= time.Duration(c.AdjustUS) * time.Microsecond
+	}
 	return nil
 }
 

@@ -42,6 +42,11 @@ func (h *Hypervisor) Stamp(_ context.Context, m hypervisor.Machine) (hypervisor.
 
 // Thaw starts a VMM whose guest knows what the frozen one did.
 func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hypervisor.Frozen, record func(host.Process) error) (hypervisor.Instance, error) {
+	if f.Await != nil {
+		if err := f.Await(ctx); err != nil {
+			return nil, fmt.Errorf("cannot thaw the fake VMM of %s: %w", m.ID, err)
+		}
+	}
 	was, err := readFrozen(f)
 	if err != nil {
 		return nil, api.Errorf(api.CodeConflict, "cannot thaw the fake VMM of %s: %w", m.ID, err)

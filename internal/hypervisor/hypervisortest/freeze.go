@@ -1,6 +1,7 @@
 package hypervisortest
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -310,24 +311,25 @@ func (z *freezer) testFork(t *testing.T, source *running, m hypervisor.Machine, 
 		}
 		run(t, source, "/bin/sh", "-c", "while [ ! -s /dev/written ]; do sleep 0.05; done")
 	}
-	above := z.layers(t, m, m.Dir)
+	above, copied := z.layers(t, m, m.Dir), z.machine(t, m)
 	dir := z.dir(t)
-	res, err := source.Freeze(bounded(t, bootTime), hypervisor.Freeze{Dir: dir, Overlays: overlays(above), Resume: true, Transient: true})
-	if err != nil {
-		t.Fatalf("Freeze: %v", err)
-	}
-	t.Logf("frozen: %d KiB, stood still %v", res.MemoryBytes>>10, res.StoodStill)
-	wantFiles(t, dir, hypervisor.FrozenDevice, hypervisor.FrozenPages)
-	z.wantDrives(t, source, above)
-	z.wantCounting(t, source)
 	frozen := hypervisor.Frozen{
 		Device: filepath.Join(dir, hypervisor.FrozenDevice), Memory: image.Memory, Pages: filepath.Join(dir, hypervisor.FrozenPages),
+		// The fork's VMM is there before the source stands.
+		Await: func(ctx context.Context) error {
+			res, err := source.Freeze(ctx, hypervisor.Freeze{Dir: dir, Overlays: overlays(above), Resume: true, Transient: true})
+			t.Logf("frozen: %d KiB, stood still %v", res.MemoryBytes>>10, res.StoodStill)
+			return err
+		},
 	}
-	copied := z.machine(t, m)
 	r := z.thaw(t, copied, frozen)
 	if r == nil {
 		t.FailNow()
 	}
+	frozen.Await = nil
+	wantFiles(t, dir, hypervisor.FrozenDevice, hypervisor.FrozenPages)
+	z.wantDrives(t, source, above)
+	z.wantCounting(t, source)
 	z.wantCounting(t, r)
 	if z.real {
 		got := run(t, r, "/bin/sh", "-c", "cat /dev/written; sync; echo 1 >/proc/sys/vm/drop_caches; tail -n 1 /written")
@@ -453,6 +455,9 @@ func (z *freezer) testDamaged(t *testing.T, base hypervisor.Machine, image hyper
 	for name, f := range cases {
 		z.wantRefused(t, name, m, f)
 	}
+	refused := image
+	refused.Await = func(context.Context) error { return api.Errorf(api.CodeConflict, "the source could not be frozen") }
+	z.wantRefused(t, "no state in the end", m, refused)
 	other := m
 	other.CPUs++
 	z.wantRefused(t, "another shape", other, image)

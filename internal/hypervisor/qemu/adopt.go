@@ -45,7 +45,7 @@ func (h *Hypervisor) Adopt(ctx context.Context, m hypervisor.Machine, p host.Pro
 
 // memoryOf finds the id of the memory backend in a command line.
 func memoryOf(args []string) string {
-	for n, a := range args[:len(args)-1] {
+	for n, a := range args[:max(0, len(args)-1)] {
 		if a == "-machine" {
 			_, id, _ := strings.Cut(args[n+1], "memory-backend=")
 			return id

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"banger/api"
@@ -78,6 +79,7 @@ func (fz *freeze) do(ctx context.Context) (hypervisor.FreezeResult, error) {
 	// From here on the guest must go on whatever becomes of the caller.
 	still, cancel := context.WithTimeout(context.WithoutCancel(ctx), stillTimeout)
 	defer cancel()
+	before := i.Standing()
 	err := fz.standStill(still)
 	if err == nil {
 		res.StoodStill = fz.stoodStill()
@@ -87,35 +89,21 @@ func (fz *freeze) do(ctx context.Context) (hypervisor.FreezeResult, error) {
 	if err != nil && !fz.stood {
 		err = errors.Join(err, i.goOn())
 	}
+	if err != nil && fz.stood {
+		i.setStanding(before)
+	}
 	return res, err
 }
 
-// prepare does everything that may take long or fail while the guest runs.
-func (fz *freeze) prepare(ctx context.Context) (err error) {
+// prepare does everything that may take long or fail while the guest runs, all of it at once.
+func (fz *freeze) prepare(ctx context.Context) error {
 	i, c := fz.i, fz.c
-	state, err := c.RunState(ctx)
-	if err != nil {
-		return err
-	}
-	fz.stood = state != "running"
 	facts, err := i.h.oracle.ask(ctx)
 	if err != nil {
 		return err
 	}
 	fz.head = stateHead{Stamp: stampFor(&i.m, facts), Whole: fz.Whole}
-	if fz.region, err = i.region(ctx, c); err != nil {
-		return err
-	}
-	if err := fz.readFirmware(ctx); err != nil {
-		return err
-	}
 	if fz.image, err = imageOf(i.memory); err != nil {
-		return err
-	}
-	if err := fz.layers(ctx); err != nil {
-		return err
-	}
-	if err := fz.files(); err != nil {
 		return err
 	}
 	if fz.device, err = anonymousFile("banger-state"); err != nil {
@@ -126,42 +114,27 @@ func (fz *freeze) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	defer w.Close()
-	fz.fdset, err = c.AddFD(ctx, w)
-	return err
-}
-
-// region finds the guest's memory in QEMU's.
-func (i *instance) region(ctx context.Context, c *qmp.Client) (memory.Region, error) {
-	base, err := c.BeginHostAddress(0).HostAddress(ctx)
-	if err != nil {
-		return memory.Region{}, err
-	}
-	return memory.At(i.p.PID, base, i.m.MemoryBytes)
-}
-
-// maxFirmware bounds what is read of it: QEMU's for this machine has 128 KiB.
-const maxFirmware = 4 << 20
-
-// readFirmware copies what the guest can only read.
-func (fz *freeze) readFirmware(ctx context.Context) error {
-	from, to, err := fz.c.Firmware(ctx)
-	if err != nil {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		state, err := c.RunState(ctx)
+		fz.stood = state != "running"
 		return err
-	}
-	size := int64(to - from + 1)
-	if size > maxFirmware || size%memory.PageSize != 0 {
-		return fmt.Errorf("QEMU tells of %d bytes of firmware", size)
-	}
-	base, err := fz.c.BeginHostAddress(from).HostAddress(ctx)
-	if err != nil {
-		return err
-	}
-	r, err := memory.At(fz.i.p.PID, base, size)
-	if err != nil {
-		return err
-	}
-	fz.head.FirmwareAt, fz.head.Firmware = from, make([]byte, size)
-	return r.Read(r.All(), fz.head.Firmware)
+	})
+	g.Go(func() (err error) { fz.fdset, err = c.AddFD(ctx, w); return err })
+	g.Go(func() error { return fz.layers(ctx, g) })
+	g.Go(func() error {
+		p, err := i.findMemory(ctx, c)
+		if err != nil {
+			return err
+		}
+		fz.region = p.guest
+		if err := fz.files(); err != nil {
+			return err
+		}
+		fz.head.FirmwareAt, fz.head.Firmware = p.firmwareAt, make([]byte, p.firmware.Size())
+		return p.firmware.Read(p.firmware.All(), fz.head.Firmware)
+	})
+	return g.Wait()
 }
 
 // imageOf reads an image's id out of a memory backend's.
@@ -179,7 +152,7 @@ func imageOf(backend string) (memory.ImageID, error) {
 }
 
 // layers opens the new layers and flushes the files below them, so that there is little left to flush later.
-func (fz *freeze) layers(ctx context.Context) error {
+func (fz *freeze) layers(ctx context.Context, g *errgroup.Group) error {
 	tops, err := fz.c.Tops(ctx)
 	if err != nil {
 		return err
@@ -189,9 +162,7 @@ func (fz *freeze) layers(ctx context.Context) error {
 			continue
 		}
 		top := tops[device(n)]
-		if err := flush(top.File); err != nil {
-			return err
-		}
+		g.Go(func() error { return flush(top.File) })
 		path, wanted := fz.Overlays[d.Serial]
 		if !wanted {
 			continue
@@ -290,8 +261,11 @@ func reserve(f *os.File, n int64) error {
 // standStill is from the guest's stop to its going on.
 func (fz *freeze) standStill(ctx context.Context) error {
 	c := fz.c
+	stood := fz.i.setStanding(true)
+	if fz.stood && fz.Resume {
+		defer fz.i.setStanding(stood) // whoever stopped it lets it go on
+	}
 	if !fz.stood {
-		fz.i.setStanding(true)
 		if err := c.BeginStop().Wait(ctx, nil); err != nil {
 			return err
 		}

@@ -33,6 +33,8 @@ type instance struct {
 	lease *memory.Lease
 	// turn is filled while a freeze, a pause or a resume is under way.
 	turn chan struct{}
+	// places is nil until a freeze has asked; the turn protects it.
+	places *places
 
 	// life ends when the VMM is gone or we let go of it; its cause tells which.
 	life   context.Context

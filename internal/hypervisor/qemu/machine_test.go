@@ -65,7 +65,7 @@ func testMachine(t testing.TB) hypervisor.Machine {
 	top := shortDir(t)
 	m := hypervisor.Machine{
 		ID: "test", Dir: filepath.Join(top, "v"), CPUs: 1, MemoryBytes: 256 << 20,
-		Kernel: lab.kernel, Initramfs: lab.initramfs, Cmdline: "quiet",
+		Kernel: lab.kernel, Initramfs: lab.initramfs, Cmdline: "quiet net.ifnames=0 reboot=acpi",
 		Drives: []hypervisor.Drive{
 			{Serial: "banger-root", Path: filepath.Join(top, "root"), Format: "raw"},
 			{Serial: "banger-work", Path: filepath.Join(top, "work"), Format: "raw"},

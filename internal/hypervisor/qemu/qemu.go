@@ -8,7 +8,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"runtime"
 
 	"banger/internal/config"
 	"banger/internal/host"
@@ -36,6 +38,9 @@ type Hypervisor struct {
 	epoch  func() uint64
 	oracle *oracle
 	vault  *memory.Vault
+	paths  config.Paths
+	// launched: QEMU is started through the launcher.
+	launched bool
 }
 
 var _ hypervisor.Hypervisor = (*Hypervisor)(nil)
@@ -47,7 +52,8 @@ func New(o Options) *Hypervisor {
 	}
 	return &Hypervisor{
 		host: o.Host, log: o.Log, binary: o.Binary, epoch: vmm.RandomEpoch,
-		oracle: newOracle(o), vault: &memory.Vault{},
+		oracle: newOracle(o), vault: &memory.Vault{}, paths: o.Paths,
+		launched: runtime.GOARCH == "amd64" && os.Geteuid() != 0 && yamaScope() == "1",
 	}
 }
 

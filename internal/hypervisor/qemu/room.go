@@ -25,12 +25,23 @@ func (i *instance) resumeWhenRoom() {
 		case <-i.life.Done():
 			return
 		}
-		if c := i.currentControl(); c != nil && !i.Standing() && i.hasRoom() {
-			ctx, cancel := context.WithTimeout(i.life, adoptTimeout)
-			// Until RESUME says otherwise it counts as paused, and is tried again.
-			_ = c.Cont(ctx)
-			cancel()
+		if i.hasRoom() {
+			i.tryOn()
 		}
+	}
+}
+
+// tryOn lets the guest go on, unless somebody wants it to stand. Until RESUME says otherwise it counts as
+// paused, and is tried again.
+func (i *instance) tryOn() {
+	ctx, cancel := context.WithTimeout(i.life, adoptTimeout)
+	defer cancel()
+	if i.takeTurn(ctx) != nil {
+		return
+	}
+	defer i.endTurn()
+	if c := i.currentControl(); c != nil && !i.Standing() {
+		_ = c.Cont(ctx)
 	}
 }
 

@@ -51,7 +51,8 @@ func stampFor(m *hypervisor.Machine, f *facts) hypervisor.Stamp {
 	if f.Accel == "kvm" {
 		return append(s, hypervisor.Fact{Name: "host cpu", Value: f.HostCPU})
 	}
-	return append(s, hypervisor.Fact{Name: "tsc khz", Value: strconv.FormatInt(f.TSCKHz, 10)})
+	// Two measurements of one counter differ by a few kHz.
+	return append(s, hypervisor.Fact{Name: "tsc mhz", Value: strconv.FormatInt((f.TSCKHz+500)/1000, 10)})
 }
 
 // differing says what a state was frozen with that is otherwise now; empty if nothing is.

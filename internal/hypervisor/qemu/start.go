@@ -107,9 +107,18 @@ func (h *Hypervisor) spawn(m *hypervisor.Machine, f *facts, l launch) (_ spawned
 	if err != nil {
 		return s, err
 	}
+	path, err := h.launcher()
+	if err != nil {
+		return s, err
+	}
+	if path == "" {
+		path = f.Binary
+	} else {
+		args = append([]string{f.Binary}, args...)
+	}
 	uid, gid := credentials(m, f)
 	s.p, err = h.host.Spawn(host.Command{
-		Path: f.Binary, Args: args, Dir: "/", UID: uid, GID: gid,
+		Path: path, Args: args, Dir: "/", UID: uid, GID: gid,
 		Files: l.files, LogPath: vmmLog(m), OOMScoreAdj: oomScoreAdj,
 	})
 	return s, err
@@ -146,9 +155,10 @@ func (h *Hypervisor) bringUp(ctx context.Context, s spawned, record func(host.Pr
 		err = begin(alive, i)
 	}
 	if err != nil {
+		broken := i.control == nil || i.control.Ended()
 		i.Detach()
 		// A dying QEMU is seen as a broken connection first: say which it was.
-		if ctx.Err() == nil && h.soonDead(s.p) {
+		if broken && ctx.Err() == nil && h.soonDead(s.p) {
 			err = fmt.Errorf("%w: %w", vmm.ErrDied, err)
 		}
 		return nil, err

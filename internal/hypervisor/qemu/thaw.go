@@ -49,8 +49,10 @@ type thaw struct {
 	frozen hypervisor.Frozen
 	launch launch
 	state  *state
+	stamp  hypervisor.Stamp
 	lease  *memory.Lease // nil where the memory began as zeros
-	device *os.File
+	// device holds the device state, inherited is the descriptor that QEMU reads it from.
+	device, inherited *os.File
 	// pages delivers the own pages, read and checked while QEMU starts; both nil for none.
 	pages chan pagesRead
 }
@@ -62,60 +64,74 @@ type pagesRead struct {
 
 // thawing checks all that can be checked before a process is there.
 func (h *Hypervisor) thawing(ctx context.Context, m *hypervisor.Machine, f hypervisor.Frozen, facts *facts) (_ *thaw, err error) {
-	t := &thaw{m: m, frozen: f}
+	t := &thaw{m: m, frozen: f, stamp: stampFor(m, facts)}
 	defer func() {
 		if err != nil {
 			t.close()
 		}
 	}()
-	s, err := readState(f.Device)
-	if err != nil {
-		return nil, err
-	}
-	if differ := differing(s.Stamp, stampFor(m, facts)); differ != "" {
-		return nil, cannotContinue(fmt.Errorf("it was frozen with %s", differ))
-	}
-	if s.Whole != (f.Pages == "") || s.Whole && f.Memory == "" {
-		return nil, cannotContinue(errors.New("device state and memory were not frozen together"))
-	}
-	if f.Pages != "" {
-		t.pages = make(chan pagesRead, 1)
-		go func() {
-			p, err := memory.ReadPages(f.Pages)
-			t.pages <- pagesRead{p, err}
-		}()
-	}
 	t.launch.memory = memoryThawed
 	if f.Memory != "" {
-		// VMMs of other uids, and only they, could otherwise write into the image.
-		sealed := m.UID != 0 && m.UID != os.Geteuid()
-		if t.lease, err = h.vault.Lend(ctx, f.Memory, sealed); err != nil {
-			return nil, damage(err)
-		}
-		if t.lease.Image.Size != m.MemoryBytes {
-			return nil, cannotContinue(fmt.Errorf("the memory image has %d MiB, the machine %d", t.lease.Image.Size>>20, m.MemoryBytes>>20))
-		}
-		id := t.lease.Image.ID
-		t.launch.memory += hex.EncodeToString(id[:])
-		t.launch.image = f.Memory
-		if sealed {
-			t.launch.image = fmt.Sprintf("/proc/self/fd/%d", handFirst(&t.launch, t.lease.Copy))
+		if err := t.borrow(ctx, h.vault); err != nil {
+			return nil, err
 		}
 	}
 	if t.device, err = anonymousFile("banger-state"); err != nil {
-		return nil, err
-	}
-	if _, err := t.device.Write(s.stream); err != nil {
 		return nil, err
 	}
 	r, err := again(t.device, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
-	_ = t.device.Close()
-	t.device = r
-	t.state, t.launch.state = s, handFirst(&t.launch, r)
-	return t, nil
+	t.inherited = r
+	t.launch.state = handFirst(&t.launch, r)
+	if f.Await == nil {
+		err = t.read()
+	}
+	return t, err
+}
+
+// borrow takes the memory image.
+func (t *thaw) borrow(ctx context.Context, v *memory.Vault) (err error) {
+	// VMMs of other uids, and only they, could otherwise write into the image.
+	sealed := t.m.UID != 0 && t.m.UID != os.Geteuid()
+	if t.lease, err = v.Lend(ctx, t.frozen.Memory, sealed); err != nil {
+		return damage(err)
+	}
+	if t.lease.Image.Size != t.m.MemoryBytes {
+		return cannotContinue(fmt.Errorf("the memory image has %d MiB, the machine %d", t.lease.Image.Size>>20, t.m.MemoryBytes>>20))
+	}
+	id := t.lease.Image.ID
+	t.launch.memory += hex.EncodeToString(id[:])
+	t.launch.image = t.frozen.Memory
+	if sealed {
+		t.launch.image = fmt.Sprintf("/proc/self/fd/%d", handFirst(&t.launch, t.lease.Copy))
+	}
+	return nil
+}
+
+// read takes the device state, and begins to read the pages.
+func (t *thaw) read() error {
+	s, err := readState(t.frozen.Device)
+	if err != nil {
+		return err
+	}
+	if differ := differing(s.Stamp, t.stamp); differ != "" {
+		return cannotContinue(fmt.Errorf("it was frozen with %s", differ))
+	}
+	if s.Whole != (t.frozen.Pages == "") || s.Whole && t.frozen.Memory == "" {
+		return cannotContinue(errors.New("device state and memory were not frozen together"))
+	}
+	t.state = s
+	if t.frozen.Pages != "" {
+		t.pages = make(chan pagesRead, 1)
+		go func() {
+			p, err := memory.ReadPages(t.frozen.Pages)
+			t.pages <- pagesRead{p, err}
+		}()
+	}
+	_, err = t.device.Write(s.stream)
+	return err
 }
 
 // handFirst is hand for descriptors that come after the two sockets, which are not there yet.
@@ -131,8 +147,10 @@ func damage(err error) error {
 
 func (t *thaw) close() {
 	t.lease.Release()
-	if t.device != nil {
-		_ = t.device.Close()
+	for _, f := range []*os.File{t.device, t.inherited} {
+		if f != nil {
+			_ = f.Close()
+		}
 	}
 	if t.pages != nil {
 		go func() { _ = (<-t.pages).pages.Close() }()
@@ -150,12 +168,21 @@ func (t *thaw) load(ctx context.Context, i *instance) error {
 	c := i.control
 	done := i.awaitMigration()
 	first := []*qmp.Pending{c.BeginMigrationEvents(), c.BeginNoAnnouncements()}
-	at, firmwareAt := c.BeginHostAddress(0), c.BeginHostAddress(t.state.FirmwareAt)
+	at := c.BeginHostAddress(0)
 	for _, p := range first {
 		if err := p.Wait(ctx, nil); err != nil {
 			return err
 		}
 	}
+	if t.frozen.Await != nil {
+		if err := t.frozen.Await(ctx); err != nil {
+			return err
+		}
+		if err := t.read(); err != nil {
+			return err
+		}
+	}
+	firmwareAt := c.BeginHostAddress(t.state.FirmwareAt)
 	t.stage(hypervisor.StageMonitor)
 	base, err := at.HostAddress(ctx)
 	if err != nil {

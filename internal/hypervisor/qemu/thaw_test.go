@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -135,15 +136,34 @@ func BenchmarkThaw(b *testing.B) {
 	s.report(b)
 }
 
+// BenchmarkForkAtOnce is BenchmarkFork with the new VMM started while the source is being frozen.
+func BenchmarkForkAtOnce(b *testing.B) { benchmarkFork(b, true, own15) }
+
+// BenchmarkForkLarge has some 100 MB of own pages.
+func BenchmarkForkLarge(b *testing.B) {
+	benchmarkFork(b, true, "dd if=/dev/urandom of=/dev/own bs=1M count=92; echo done >/dev/filled")
+}
+
+// BenchmarkForkWriting has a guest that writes and fsyncs all the time.
+func BenchmarkForkWriting(b *testing.B) {
+	benchmarkFork(b, true, own15+"; while :; do dd if=/dev/urandom of=/written bs=64k count=16 conv=fsync; done")
+}
+
+const own15 = "dd if=/dev/urandom of=/dev/own bs=1M count=8; echo done >/dev/filled"
+
 // BenchmarkFork measures a fork of a running clone with own pages of some 15 MB.
-func BenchmarkFork(b *testing.B) {
+func BenchmarkFork(b *testing.B) { benchmarkFork(b, false, own15) }
+
+func benchmarkFork(b *testing.B, atOnce bool, before string) {
+	b.Helper()
 	h, m := newHypervisor(b), testMachine(b)
-	m.MemoryBytes = 128 << 20
+	m.MemoryBytes = 256 << 20
 	_, image := template(b, h, m)
 	m = cloneOf(b, m, "source")
 	source := thawMachine(b, h, m, image)
 	awaitAgent(b, source)
-	session(b, source, "fill", "mkdir /run; dd if=/dev/urandom of=/dev/own bs=1M count=8; echo done >/dev/filled")
+	session(b, source, "fill", before)
+	script(b, source, "filled", "while [ ! -s /dev/filled ]; do sleep 0.1; done")
 	var s stages
 	for n := range b.N {
 		dir, next := b.TempDir(), cloneOf(b, m, fmt.Sprintf("fork%d", n))
@@ -156,19 +176,30 @@ func BenchmarkFork(b *testing.B) {
 		}
 		begin := time.Now()
 		s.begin()
-		res, err := source.Freeze(bounded(b, time.Minute), hypervisor.Freeze{Dir: dir, Overlays: above, Resume: true, Transient: true})
-		if err != nil {
-			b.Fatal(n, err)
+		var res hypervisor.FreezeResult
+		var took time.Duration
+		freeze := func(context.Context) (err error) {
+			begin := time.Now()
+			res, err = source.Freeze(bounded(b, time.Minute), hypervisor.Freeze{Dir: dir, Overlays: above, Resume: true, Transient: true})
+			took = time.Since(begin)
+			return err
 		}
-		s.end("freeze")
 		frozen := hypervisor.Frozen{
 			Device: filepath.Join(dir, hypervisor.FrozenDevice), Memory: image.Memory, Pages: filepath.Join(dir, hypervisor.FrozenPages), Stage: s.end,
+		}
+		if atOnce {
+			done := make(chan error, 1)
+			go func() { done <- freeze(b.Context()) }()
+			frozen.Await = func(context.Context) error { defer s.end("wait"); return <-done }
+		} else if err := freeze(b.Context()); err != nil {
+			b.Fatal(n, err)
 		}
 		i := thawMachine(b, h, next, frozen)
 		s.begin()
 		awaitAgent(b, i)
 		s.end("answer")
 		s.add("total", time.Since(begin))
+		s.add("freeze", took)
 		s.add("stood", res.StoodStill)
 		s.add("own-MB(as)", time.Duration(res.MemoryBytes>>20)*time.Millisecond)
 		if err := i.Kill(bounded(b, time.Minute)); err != nil {

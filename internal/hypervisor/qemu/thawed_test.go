@@ -261,6 +261,26 @@ func TestThawRefusedAtTheEnd(t *testing.T) {
 	}
 }
 
+// Where Yama restricts users, QEMU is started through a program of ours; that must make no other difference.
+func TestThroughLauncher(t *testing.T) {
+	t.Parallel()
+	h, m := newHypervisor(t), testMachine(t)
+	h.launched = true
+	if err := os.Chmod(h.paths.State, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if path, err := h.launcher(); err != nil || os.Chmod(path, 0o755) != nil {
+		t.Fatal(err)
+	}
+	_, frozen := template(t, h, m)
+	i := thawMachine(t, h, cloneOf(t, m, "clone"), frozen)
+	awaitAgent(t, i)
+	args, err := h.host.CommandLine(i.Process().PID)
+	if err != nil || filepath.Base(args[0]) != "qemu-system-x86_64" {
+		t.Errorf("the process is %q, %v", args, err)
+	}
+}
+
 // TestAsOrdinaryUser freezes and thaws with no rights at all: the VMMs run under the daemon's own uid then.
 func TestAsOrdinaryUser(t *testing.T) {
 	t.Parallel()

@@ -207,6 +207,16 @@ func (c *Client) answer(m message) {
 // Done is closed when the connection has ended and every event of it was delivered.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
+// Ended reports whether Done is closed.
+func (c *Client) Ended() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Close ends the connection; QEMU goes on.
 func (c *Client) Close() error {
 	err := c.conn.Close()
