@@ -88,21 +88,6 @@ func copyBoot() error {
 	return nil
 }
 
-// keepModules leaves the modules mounted until all programs have ended: udev has their index open to the last, and a
-// unit that cannot be stopped says so on the console.
-func keepModules() error {
-	for _, unit := range []string{"usr-lib-modules.mount", "lib-modules.mount"} {
-		dir := "/run/systemd/system/" + unit + ".d"
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(dir+"/50-banger.conf", []byte("[Unit]\nDefaultDependencies=no\n"), 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func findSystemd() (string, error) {
 	for _, p := range []string{"/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"} {
 		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
