@@ -37,7 +37,10 @@ func newLab(t testing.TB) lab {
 		if len(prepared) == 0 {
 			need(t, "BANGER_TEST_KERNEL_DIR names no directory with vmlinuz and lib/modules, and make test has prepared none")
 		}
-		kernelDir = filepath.Dir(prepared[0])
+		var err error
+		if kernelDir, err = filepath.Abs(filepath.Dir(prepared[0])); err != nil { // VMMs start in /
+			t.Fatal(err)
+		}
 	}
 	for _, p := range []string{"qemu-system-x86_64", "mke2fs", "busybox"} {
 		if _, err := exec.LookPath(p); err != nil {

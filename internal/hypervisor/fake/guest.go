@@ -28,6 +28,7 @@ const (
 const (
 	exitPowerOff = 0
 	exitReboot   = 10
+	exitPulled   = 11 // the VMM is gone: like a guest whose plug was pulled, it says nothing any more
 )
 
 // guestRoot is the host's own root under a name that the server does not take for a
@@ -67,7 +68,7 @@ func runGuest(program string, spec *machineSpec) (int, error) {
 	}
 	go func() {
 		_, _ = io.Copy(io.Discard, os.NewFile(fdLife, "life"))
-		g.code <- exitPowerOff
+		g.code <- exitPulled
 	}()
 	if spec.does(dies) {
 		say("Kernel panic - not syncing: told to die")
@@ -82,9 +83,10 @@ func runGuest(program string, spec *machineSpec) (int, error) {
 	}
 	code := <-g.code
 	endAll(0)
-	if code == exitReboot {
+	switch code {
+	case exitReboot:
 		say("reboot: Restarting system")
-	} else {
+	case exitPowerOff:
 		say("reboot: Power down")
 	}
 	return code, nil
