@@ -120,7 +120,12 @@ func (fz *freeze) prepare(ctx context.Context) error {
 		fz.stood = state != "running"
 		return err
 	})
-	g.Go(func() (err error) { fz.fdset, err = c.AddFD(ctx, w); return err })
+	g.Go(func() (err error) {
+		ctx, cancel := toTheEnd(ctx)
+		defer cancel()
+		fz.fdset, err = c.AddFD(ctx, w)
+		return err
+	})
 	g.Go(func() error { return fz.layers(ctx, g) })
 	g.Go(func() error {
 		p, err := i.findMemory(ctx, c)
@@ -170,7 +175,10 @@ func (fz *freeze) layers(ctx context.Context, g *errgroup.Group) error {
 		s := qmp.Switch{Node: top.Node, Overlay: nextNode(top.Node)}
 		layer := blockNode(s.Overlay, hypervisor.Drive{Serial: d.Serial, Path: path, Format: "qcow2"})
 		layer["backing"] = nil
-		if err := fz.c.Overlay(ctx, layer); err != nil {
+		actx, cancel := toTheEnd(ctx)
+		err := fz.c.Overlay(actx, layer)
+		cancel()
+		if err != nil {
 			return err
 		}
 		fz.switches = append(fz.switches, s)
@@ -179,6 +187,12 @@ func (fz *freeze) layers(ctx context.Context, g *errgroup.Group) error {
 		return errors.New("a layer is for a drive that is not there, or cannot be written")
 	}
 	return nil
+}
+
+// toTheEnd is for what QEMU keeps once it has been asked: even when something else fails meanwhile, its answer tells
+// what must be given back.
+func toTheEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), adoptTimeout)
 }
 
 // nextNode names the layer above a node: d0, d0.1, d0.2, …
