@@ -81,6 +81,7 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 	}
 	p.onClose(st.Close)
 	p.operations = operation.NewRegistry(now, func() string { return newID(rand.Reader) }, log)
+	dieAt(stdio.Environ, p.operations, log)
 	if p.hypervisor, err = makeHypervisor(cfg, p.host, log, o); err != nil {
 		return nil, err
 	}

@@ -172,7 +172,17 @@ type Freeze struct {
 	Transient bool
 	// Resume lets the guest go on; otherwise it is left standing, for the caller to kill.
 	Resume bool
+	// Stage, if not nil, is called at the end of each stage of the freeze, in this order: StageStand, …, StageWrite.
+	Stage func(name string) `json:"-"`
 }
+
+// The stages of a freeze.
+const (
+	StageStand  = "stand"  // the guest stands still
+	StageCopy   = "copy"   // its memory and devices are copied
+	StageSwitch = "switch" // it is on its new layers, and goes on if it is to
+	StageWrite  = "write"  // all is in the files
+)
 
 // FreezeResult tells what a freeze cost.
 type FreezeResult struct {

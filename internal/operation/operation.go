@@ -56,6 +56,7 @@ func (o *Operation) Step(ctx context.Context, name string, fn func(context.Conte
 		mine = len(s.Steps)
 		s.Steps = append(s.Steps, api.OperationStep{Name: name, StartedAt: begin})
 	})
+	o.Reached(name)
 	err := fn(ctx)
 	end := o.registry.now()
 	o.update(func(s *api.Operation) {
@@ -93,12 +94,17 @@ func (o *Operation) Progress(done, total int64) {
 
 // Detail says what the running step is doing just now.
 func (o *Operation) Detail(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
 	o.update(func(s *api.Operation) {
 		if step := innermost(s); step != nil {
-			step.Detail = fmt.Sprintf(format, args...)
+			step.Detail = text
 		}
 	})
+	o.Reached(text)
 }
+
+// Reached names a point between two changes on the host, for tests of what a crash leaves there; users never see it.
+func (o *Operation) Reached(point string) { o.registry.atPoint(o.kind + "/" + point) }
 
 // innermost is the newest step that still runs; nil between steps.
 func innermost(s *api.Operation) *api.OperationStep {
@@ -164,6 +170,9 @@ func (o *Operation) run(ctx context.Context, fn func(context.Context, *Operation
 	defer close(o.done)
 	defer o.cancel(nil)
 	err := fn(ctx, o)
+	if err == nil {
+		o.Reached("end")
+	}
 	if err != nil {
 		if cause := context.Cause(ctx); errors.Is(cause, ErrCancelled) {
 			err = ErrCancelled

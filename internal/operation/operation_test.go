@@ -121,3 +121,23 @@ func TestOldOperationsAreForgottenButNotRunningOnes(t *testing.T) {
 	}
 	close(hold)
 }
+
+func TestPointsAreToldInOrder(t *testing.T) {
+	r := registry(t)
+	var told []string
+	r.AtPoints(func(point string) { told = append(told, point) })
+	o := r.Start("vm.suspend", "vm1", func(ctx context.Context, op *Operation) error {
+		return op.Step(ctx, "freeze", func(context.Context) error {
+			op.Detail("copying %d", 1)
+			op.Reached("frozen")
+			return nil
+		})
+	})
+	if _, err := o.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"vm.suspend/freeze", "vm.suspend/copying 1", "vm.suspend/frozen", "vm.suspend/end"}
+	if !slices.Equal(told, want) {
+		t.Errorf("points: %v", told)
+	}
+}

@@ -18,6 +18,8 @@ type Registry struct {
 	newID func() string
 	log   *slog.Logger
 	wg    sync.WaitGroup
+	// atPoint is called at each point of each operation; never nil.
+	atPoint func(point string)
 
 	// mu protects the following.
 	mu    sync.Mutex
@@ -27,8 +29,12 @@ type Registry struct {
 
 // NewRegistry makes an empty registry. newID must never return the same id twice.
 func NewRegistry(now func() time.Time, newID func() string, log *slog.Logger) *Registry {
-	return &Registry{now: now, newID: newID, log: log, byID: make(map[string]*Operation)}
+	return &Registry{now: now, newID: newID, log: log, atPoint: func(string) {}, byID: make(map[string]*Operation)}
 }
+
+// AtPoints has fn called, from the operation itself, at the beginning of each step, at what Detail and Reached name, and
+// when an operation is done ("end"): "vm.suspend/freeze". Call it before the first Start.
+func (r *Registry) AtPoints(fn func(point string)) { r.atPoint = fn }
 
 // Start begins fn in the background. It is not bound to any request: only Cancel ends
 // it early. vmID is empty for work that is on no VM.

@@ -92,6 +92,7 @@ func (s *Service) build(ctx context.Context, op *operation.Operation, key string
 		Hypervisor: s.Hypervisor.Name(), Accel: b.accel, UsedBytes: usedBytes(s.Paths.Template(id).Dir),
 		BuildMS: s.Now().Sub(begin).Milliseconds(), CreatedAt: s.Now().UTC(),
 	}
+	op.Reached("sealed")
 	return t, s.Store.InsertTemplate(ctx, t)
 }
 
@@ -223,7 +224,7 @@ func (b *builder) freeze(ctx context.Context) error {
 	if err := errors.Join(os.MkdirAll(dir, 0o711), os.Chmod(dir, 0o711)); err != nil {
 		return err
 	}
-	_, err := b.instance.Freeze(ctx, hypervisor.Freeze{Dir: dir, Whole: true, Overlays: overlays, Resume: true})
+	_, err := b.instance.Freeze(ctx, hypervisor.Freeze{Dir: dir, Whole: true, Overlays: overlays, Resume: true, Stage: b.op.Reached})
 	return err
 }
 

@@ -99,7 +99,7 @@ func (s *Service) suspend(ctx context.Context, op *operation.Operation, id strin
 	if vm.Runtime.Thawed {
 		record.TemplateID = vm.Runtime.RootTemplateID
 	}
-	if err := op.Step(ctx, "freeze", func(ctx context.Context) error { return s.freezeTo(ctx, l, p, record) }); err != nil {
+	if err := op.Step(ctx, "freeze", func(ctx context.Context) error { return s.freezeTo(ctx, op, l, p, record) }); err != nil {
 		return err
 	}
 	ctx = context.WithoutCancel(ctx) // the state is complete: the rest is only carried out
@@ -110,11 +110,12 @@ func (s *Service) suspend(ctx context.Context, op *operation.Operation, id strin
 		// The record is what a start goes by: without it the state must not be, and the guest goes on.
 		return errors.Join(err, os.RemoveAll(p.Frozen()), l.instance.Resume(ctx))
 	}
+	op.Reached("recorded")
 	return s.kill(ctx, id, "suspended")
 }
 
 // freezeTo leaves a complete state under its final name, with the guest standing; or no file, with the guest running.
-func (s *Service) freezeTo(ctx context.Context, l *liveVM, p config.VMPaths, record suspended) (err error) {
+func (s *Service) freezeTo(ctx context.Context, op *operation.Operation, l *liveVM, p config.VMPaths, record suspended) (err error) {
 	dir := p.FrozenNew()
 	if err := errors.Join(os.RemoveAll(dir), os.RemoveAll(p.Frozen()), os.Mkdir(dir, 0o700)); err != nil {
 		return err
@@ -128,10 +129,11 @@ func (s *Service) freezeTo(ctx context.Context, l *liveVM, p config.VMPaths, rec
 			}
 		}
 	}()
-	if _, err := l.instance.Freeze(ctx, hypervisor.Freeze{Dir: dir}); err != nil {
+	if _, err := l.instance.Freeze(ctx, hypervisor.Freeze{Dir: dir, Stage: op.Reached}); err != nil {
 		return err
 	}
 	stands = true
+	op.Reached("frozen")
 	text, err := json.Marshal(record)
 	if err != nil {
 		return err
@@ -139,9 +141,11 @@ func (s *Service) freezeTo(ctx context.Context, l *liveVM, p config.VMPaths, rec
 	if err := durable.WriteFile(filepath.Join(dir, suspendedFile), text, 0o600); err != nil {
 		return err
 	}
+	op.Reached("described")
 	if err := os.Rename(dir, p.Frozen()); err != nil {
 		return err
 	}
+	op.Reached("renamed")
 	return durable.SyncDir(p.Dir)
 }
 

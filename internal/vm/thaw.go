@@ -70,7 +70,9 @@ func (b *boot) clone(ctx context.Context) error {
 	if b.base.ID == "" {
 		return errors.Join(b.boot(ctx), b.steps(ctx, step{"guest", b.guest}))
 	}
-	instance, err := b.Hypervisor.Thaw(ctx, b.machine, b.Templates.Frozen(b.base), b.recordVMM)
+	f := b.Templates.Frozen(b.base)
+	f.Stage = b.op.Reached
+	instance, err := b.Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
 	if err == nil {
 		return b.running(ctx, instance, true)
 	}
@@ -134,7 +136,12 @@ func (b *boot) resume(ctx context.Context) error {
 	f := hypervisor.Frozen{
 		Device: frozenFile(p, hypervisor.FrozenDevice), Pages: frozenFile(p, hypervisor.FrozenPages),
 		// Once the guest runs, its disks move away from the frozen memory, which must never be thawed again.
-		BeforeRun: func() error { return os.Rename(p.Frozen(), p.FrozenUsed()) },
+		BeforeRun: func() error {
+			err := os.Rename(p.Frozen(), p.FrozenUsed())
+			b.op.Reached("used")
+			return err
+		},
+		Stage: b.op.Reached,
 	}
 	if frozen.TemplateID != "" {
 		f.Memory = b.Paths.Template(frozen.TemplateID).Memory()

@@ -101,6 +101,11 @@ func (i *instance) Freeze(ctx context.Context, f hypervisor.Freeze) (hypervisor.
 		return hypervisor.FreezeResult{}, fmt.Errorf("cannot freeze the fake VMM of %s: %w", i.m.ID, err)
 	}
 	i.standing.Store(m.Standing)
+	if f.Stage != nil { // all of it was one act
+		for _, name := range []string{hypervisor.StageStand, hypervisor.StageCopy, hypervisor.StageSwitch, hypervisor.StageWrite} {
+			f.Stage(name)
+		}
+	}
 	return hypervisor.FreezeResult{StoodStill: m.StoodStill, MemoryBytes: 1}, nil
 }
 

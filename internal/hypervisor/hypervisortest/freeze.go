@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -156,13 +157,19 @@ func (z *freezer) freezeWhole(t *testing.T, source *running, m hypervisor.Machin
 	t.Helper()
 	above := z.layers(t, m, m.Dir)
 	dir := z.dir(t)
-	res, err := source.Freeze(bounded(t, bootTime), hypervisor.Freeze{Dir: dir, Whole: true, Overlays: overlays(above), Resume: true})
+	var stages []string
+	res, err := source.Freeze(bounded(t, bootTime), hypervisor.Freeze{Dir: dir, Whole: true, Overlays: overlays(above), Resume: true, Stage: func(name string) {
+		stages = append(stages, name)
+	}})
 	if err != nil {
 		t.Fatalf("Freeze: %v", err)
 	}
 	t.Logf("frozen whole: %d MiB, stood still %v", res.MemoryBytes>>20, res.StoodStill)
 	if z.real && (res.MemoryBytes < 1<<20 || res.MemoryBytes > m.MemoryBytes || res.StoodStill <= 0 || res.StoodStill > time.Minute) {
 		t.Errorf("Freeze: %+v", res)
+	}
+	if !slices.Equal(stages, []string{hypervisor.StageStand, hypervisor.StageCopy, hypervisor.StageSwitch, hypervisor.StageWrite}) {
+		t.Errorf("stages of Freeze: %v", stages)
 	}
 	wantFiles(t, dir, hypervisor.FrozenDevice, hypervisor.FrozenMemory)
 	z.wantDrives(t, source, above)

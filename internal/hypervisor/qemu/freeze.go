@@ -85,6 +85,9 @@ func (fz *freeze) do(ctx context.Context) (hypervisor.FreezeResult, error) {
 		res.StoodStill = fz.stoodStill()
 		err = fz.write()
 	}
+	if err == nil {
+		fz.stage(hypervisor.StageWrite)
+	}
 	res.MemoryBytes = fz.written
 	if err != nil && !fz.stood {
 		err = errors.Join(err, i.goOn())
@@ -284,11 +287,13 @@ func (fz *freeze) standStill(ctx context.Context) error {
 			return err
 		}
 	}
+	fz.stage(hypervisor.StageStand)
 	saved := c.BeginSave(fmt.Sprintf("/dev/fdset/%d", fz.fdset))
 	copied := fz.copyMemory()
 	if err := errors.Join(saved.Wait(ctx, nil), copied); err != nil {
 		return err
 	}
+	fz.stage(hypervisor.StageCopy)
 	var switched, resumed *qmp.Pending
 	if len(fz.switches) > 0 {
 		switched = c.BeginSwitch(fz.switches)
@@ -304,7 +309,16 @@ func (fz *freeze) standStill(ctx context.Context) error {
 	if resumed != nil {
 		err = errors.Join(err, resumed.Wait(ctx, nil))
 	}
+	if err == nil {
+		fz.stage(hypervisor.StageSwitch)
+	}
 	return err
+}
+
+func (fz *freeze) stage(name string) {
+	if fz.Stage != nil {
+		fz.Stage(name)
+	}
 }
 
 // copyMemory takes the guest's memory while it stands.
