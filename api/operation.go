@@ -42,6 +42,17 @@ type OperationStep struct {
 	EndedAt   *time.Time `json:"ended_at"`
 	// DurationMS is set when the step has ended.
 	DurationMS int64 `json:"duration_ms"`
+	// Stages are what it has been through so far, one after the other from StartedAt on; absent for most steps.
+	Stages []OperationStage `json:"stages,omitempty"`
+}
+
+// OperationStage is a stretch of a step's time, too short for a step of its own.
+type OperationStage struct {
+	Name string `json:"name"`
+	// DurationUS is in microseconds.
+	DurationUS int64 `json:"duration_us"`
+	// Within is true for a time that was measured apart, within the stage that follows.
+	Within bool `json:"within,omitempty"`
 }
 
 // Event is something that happened to a VM, an image or a kernel.

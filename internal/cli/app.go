@@ -27,6 +27,7 @@ type app struct {
 	signals    *signals
 	json       bool
 	now        func() time.Time
+	begun      time.Time
 
 	// mu protects the following.
 	mu     sync.Mutex
@@ -36,6 +37,7 @@ type app struct {
 
 func newApp(ctx context.Context, stdio IO) (*app, func()) {
 	a := &app{IO: stdio, env: make(map[string]string), now: time.Now}
+	a.begun = a.now()
 	for _, kv := range stdio.Environ {
 		if k, v, ok := strings.Cut(kv, "="); ok {
 			a.env[k] = v

@@ -19,7 +19,7 @@ func newCreateCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			vm, err := a.createVM(cmd.Context(), c, create)
+			vm, err := a.createVM(cmd.Context(), c, create, nil)
 			if err != nil {
 				return err
 			}

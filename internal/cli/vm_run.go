@@ -16,6 +16,7 @@ type runOptions struct {
 	specOptions
 	execOptions
 	remove, detach bool
+	timings        timingsFlag
 }
 
 func newRunCmd(a *app) *cobra.Command {
@@ -43,6 +44,7 @@ the start and undoes everything; after that it is the command's.`,
 	o.execOptions.flags(cmd.Flags())
 	cmd.Flags().BoolVar(&o.cold, "cold", false, "boot rather than thaw a template")
 	cmd.Flags().BoolVar(&o.remove, "rm", false, "delete the VM when the command has ended")
+	o.timings.flag(cmd.Flags())
 	cmd.Flags().BoolVarP(&o.detach, "detach", "d", false, "leave the command running and print only the VM's name")
 	return cmd
 }
@@ -64,6 +66,15 @@ func noPositional(cmd *cobra.Command, args []string) error {
 }
 
 func (o *runOptions) run(ctx context.Context, a *app, cmd *cobra.Command, argv []string) error {
+	t := o.timings.begin(a)
+	err := o.runTimed(ctx, a, cmd, argv, t)
+	if said := t.print(a); err == nil {
+		err = said
+	}
+	return err
+}
+
+func (o *runOptions) runTimed(ctx context.Context, a *app, cmd *cobra.Command, argv []string, t *timings) error {
 	if o.detach && (o.interactive || o.tty) {
 		return api.Errorf(api.CodeInvalid, "-d and -i or -t exclude one another").WithHint("start it with -d, then: banger shell NAME")
 	}
@@ -89,7 +100,8 @@ func (o *runOptions) run(ctx context.Context, a *app, cmd *cobra.Command, argv [
 		return err
 	}
 	create.Start, create.Cold = true, o.cold
-	vm, err := a.createVM(ctx, c, create)
+	t.end("prepare")
+	vm, err := a.createVM(ctx, c, create, t)
 	if err != nil {
 		return err
 	}
@@ -97,11 +109,11 @@ func (o *runOptions) run(ctx context.Context, a *app, cmd *cobra.Command, argv [
 		return a.printVM(ctx, c, vm)
 	}
 	if o.detach {
-		return o.startMain(ctx, a, c, vm, spec)
+		return o.startMain(ctx, a, c, vm, spec, t)
 	}
-	code, err := a.exec(c, vm.ID, spec)
+	code, err := t.exec(a, func() (int, error) { return a.exec(c, vm.ID, spec) })
 	if o.remove {
-		if gone := a.removeVM(c, vm.ID); gone != nil {
+		if gone := a.removeVM(c, vm.ID, t); gone != nil {
 			if err != nil {
 				a.printError(err)
 			}
@@ -117,10 +129,12 @@ func (o *runOptions) run(ctx context.Context, a *app, cmd *cobra.Command, argv [
 }
 
 // startMain leaves the command running behind us.
-func (o *runOptions) startMain(ctx context.Context, a *app, c *client.Client, vm api.VM, spec api.ExecSpec) error {
-	if _, err := c.StartMain(ctx, vm.ID, spec); err != nil {
+func (o *runOptions) startMain(ctx context.Context, a *app, c *client.Client, vm api.VM, spec api.ExecSpec, t *timings) error {
+	_, err := c.StartMain(ctx, vm.ID, spec)
+	t.end("command")
+	if err != nil {
 		if o.remove || ctx.Err() != nil {
-			if gone := a.removeVM(c, vm.ID); gone != nil {
+			if gone := a.removeVM(c, vm.ID, nil); gone != nil {
 				a.printError(gone)
 			}
 		}
@@ -130,14 +144,18 @@ func (o *runOptions) startMain(ctx context.Context, a *app, c *client.Client, vm
 }
 
 // createVM makes a VM and, where asked to, starts it. When ctx ends before that is done, all of it is undone.
-func (a *app) createVM(ctx context.Context, c *client.Client, create api.VMCreate) (api.VM, error) {
+// t may be nil.
+func (a *app) createVM(ctx context.Context, c *client.Client, create api.VMCreate, t *timings) (api.VM, error) {
 	created, err := c.CreateVM(a.hard, create)
 	if err != nil {
 		return created.VM, err
 	}
+	t.end("create")
 	vm := created.VM
 	if created.Operation != nil {
-		_, err = a.follow(ctx, c, *created.Operation, "")
+		var op api.Operation
+		op, err = a.follow(ctx, c, *created.Operation, "")
+		t.operation("start", op)
 	}
 	if err == nil && ctx.Err() == nil {
 		return vm, nil
@@ -147,21 +165,22 @@ func (a *app) createVM(ctx context.Context, c *client.Client, create api.VMCreat
 		if create.ClientID != "" {
 			return vm, err // it may have been there before this run
 		}
-		if gone := a.removeVM(c, vm.ID); gone != nil {
+		if gone := a.removeVM(c, vm.ID, nil); gone != nil {
 			return vm, gone
 		}
 	}
 	return vm, err
 }
 
-// removeVM deletes a VM and returns when nothing of it is left. It is done also after Ctrl-C.
-func (a *app) removeVM(c *client.Client, id string) error {
+// removeVM deletes a VM and returns when nothing of it is left. It is done also after Ctrl-C. t may be nil.
+func (a *app) removeVM(c *client.Client, id string, t *timings) error {
 	ctx, cancel := context.WithTimeout(a.hard, 2*time.Minute)
 	defer cancel()
 	for {
 		op, err := c.DeleteVM(ctx, id, true)
 		if err == nil {
 			op, err = a.watchQuietly(ctx, c, op)
+			t.operation("delete", op)
 		}
 		switch code := api.CodeOf(err); {
 		case err == nil && op.State == api.OperationDone, code == api.CodeNotFound:

@@ -57,7 +57,7 @@ func (o *Operation) Step(ctx context.Context, name string, fn func(context.Conte
 		s.Steps = append(s.Steps, api.OperationStep{Name: name, StartedAt: begin})
 	})
 	o.Reached(name)
-	err := fn(ctx)
+	err := fn(context.WithValue(ctx, stageKey{}, o))
 	end := o.registry.now()
 	o.update(func(s *api.Operation) {
 		step := &s.Steps[mine]

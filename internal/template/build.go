@@ -224,7 +224,7 @@ func (b *builder) freeze(ctx context.Context) error {
 	if err := errors.Join(os.MkdirAll(dir, 0o711), os.Chmod(dir, 0o711)); err != nil {
 		return err
 	}
-	_, err := b.instance.Freeze(ctx, hypervisor.Freeze{Dir: dir, Whole: true, Overlays: overlays, Resume: true, Stage: b.op.Reached})
+	_, err := b.instance.Freeze(ctx, hypervisor.Freeze{Dir: dir, Whole: true, Overlays: overlays, Resume: true, Stage: b.op.Stage})
 	return err
 }
 

@@ -53,6 +53,7 @@ func (s *Service) personalise(ctx context.Context, l *liveVM) error {
 		if err != nil {
 			return err
 		}
+		operation.Stage(ctx, "answer")
 		p, err := s.personality(vm)
 		if err != nil {
 			return err
@@ -63,7 +64,10 @@ func (s *Service) personalise(ctx context.Context, l *liveVM) error {
 		if _, err := l.agent.Personalise(ctx, p); err != nil {
 			return err
 		}
-		if err := s.joinNetwork(ctx, vm); err != nil || vm.Spec.Net == api.NetNone {
+		operation.Stage(ctx, "identity")
+		err = s.joinNetwork(ctx, vm)
+		operation.Stage(ctx, "join network")
+		if err != nil || vm.Spec.Net == api.NetNone {
 			return err
 		}
 		return l.instance.SetLink(ctx, true) // a thawed guest's cable is out until it is who it is

@@ -129,7 +129,7 @@ func (s *Service) freezeTo(ctx context.Context, op *operation.Operation, l *live
 			}
 		}
 	}()
-	if _, err := l.instance.Freeze(ctx, hypervisor.Freeze{Dir: dir, Stage: op.Reached}); err != nil {
+	if _, err := l.instance.Freeze(ctx, hypervisor.Freeze{Dir: dir, Stage: op.Stage}); err != nil {
 		return err
 	}
 	stands = true

@@ -71,7 +71,7 @@ func (b *boot) clone(ctx context.Context) error {
 		return errors.Join(b.boot(ctx), b.steps(ctx, step{"guest", b.guest}))
 	}
 	f := b.Templates.Frozen(b.base)
-	f.Stage = b.op.Reached
+	f.Stage = b.op.Stage
 	instance, err := b.Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
 	if err == nil {
 		return b.running(ctx, instance, true)
@@ -141,7 +141,7 @@ func (b *boot) resume(ctx context.Context) error {
 			b.op.Reached("used")
 			return err
 		},
-		Stage: b.op.Reached,
+		Stage: b.op.Stage,
 	}
 	if frozen.TemplateID != "" {
 		f.Memory = b.Paths.Template(frozen.TemplateID).Memory()

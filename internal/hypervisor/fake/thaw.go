@@ -62,12 +62,27 @@ func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hyperviso
 	if spec.does(thawFails) {
 		return nil, api.Errorf(api.CodeConflict, "cannot thaw the fake VMM of %s: it was told to fail", m.ID)
 	}
-	return h.launch(ctx, spec, m, func(p host.Process) error {
-		if err := record(p); err != nil || f.BeforeRun == nil {
+	stage := func(names ...string) {
+		for _, name := range names {
+			if f.Stage != nil {
+				f.Stage(name)
+			}
+		}
+	}
+	i, err := h.launch(ctx, spec, m, func(p host.Process) error {
+		if err := record(p); err != nil {
 			return err
+		}
+		stage(hypervisor.StageSpawn, hypervisor.StageMonitor, hypervisor.StageMemory, hypervisor.StageDevices)
+		if f.BeforeRun == nil {
+			return nil
 		}
 		return f.BeforeRun()
 	})
+	if err == nil {
+		stage(hypervisor.StageRun)
+	}
+	return i, err
 }
 
 func readFrozen(f hypervisor.Frozen) (frozen, error) {
