@@ -85,6 +85,14 @@ type VMRuntime struct {
 	// the root's template too.
 	RootTemplateID string `json:"root_template_id"`
 	WorkTemplateID string `json:"work_template_id"`
+	// RootLayerID and WorkLayerID are the layers, shared with forks and snapshots, that the disks lie on; empty for a disk that
+	// lies on its template or image directly.
+	RootLayerID string `json:"root_layer_id"`
+	WorkLayerID string `json:"work_layer_id"`
+	// ForkOf is the id of the VM that this one is a fork of, which may be gone; empty for none.
+	ForkOf string `json:"fork_of"`
+	// Forking is true until a fork has become a machine of its own.
+	Forking bool `json:"forking"`
 	// Thawed is true while it runs from a template or a suspended state rather than from a boot.
 	Thawed bool `json:"thawed"`
 	// MachineID is the guest's /etc/machine-id, 32 hex digits.

@@ -13,7 +13,7 @@ var parts = []string{
 }
 
 // below is what vm, image and doctor stand on.
-var below = append([]string{"internal/template", "internal/host", "api", "api/agentapi"}, parts...)
+var below = append([]string{"internal/template", "internal/layer", "internal/host", "api", "api/agentapi"}, parts...)
 
 // rule says what the packages that match a pattern may import of ours, beyond anyone
 // and what lies in their own folder.
@@ -53,6 +53,7 @@ var rules = []rule{
 	{"internal/operation", []string{"api"}, "a piece of work does not know what it works on"},
 
 	{"internal/template", below, "a template is made of parts"},
+	{"internal/layer", []string{"internal/store", "internal/disk", "internal/host", "api"}, "layers are files and records; whose disks lie on them is read from the store"},
 	{"internal/image/...", below, "images are made on the host and recorded"},
 	{"internal/doctor", below, "doctor asks each part about itself and changes nothing"},
 	{"internal/vm/...", append([]string{"internal/image"}, below...), "the order of things is decided here, from the parts"},

@@ -62,6 +62,12 @@ func (p Paths) Template(id string) TemplatePaths {
 	return TemplatePaths{filepath.Join(p.Templates(), id)}
 }
 
+// Layers holds the disks' layers that VMs have in common, each a file named by its id, 0444 in 0711.
+func (p Paths) Layers() string { return filepath.Join(p.State, "layers") }
+
+// Layer is the file of one layer.
+func (p Paths) Layer(id string) string { return filepath.Join(p.Layers(), id) }
+
 // VMs holds a directory per VM, and one per template that is being built.
 func (p Paths) VMs() string { return filepath.Join(p.State, "vms") }
 
@@ -113,8 +119,12 @@ func (v VMPaths) AgentSocket() string   { return filepath.Join(v.Private(), "a")
 func (v VMPaths) NetSocket() string     { return filepath.Join(v.Private(), "n") }
 func (v VMPaths) Console() string       { return filepath.Join(v.Private(), "console.log") }
 func (v VMPaths) VMMLog() string        { return filepath.Join(v.Private(), "vmm.log") }
-func (v VMPaths) RootDisk() string      { return filepath.Join(v.Private(), "root") }
-func (v VMPaths) WorkDisk() string      { return filepath.Join(v.Private(), "work") }
+
+// RootDisk and WorkDisk are the disks as they are first made; RootTop and WorkTop those that lie on a layer.
+func (v VMPaths) RootDisk() string            { return filepath.Join(v.Private(), "root") }
+func (v VMPaths) WorkDisk() string            { return filepath.Join(v.Private(), "work") }
+func (v VMPaths) RootTop(layer string) string { return v.RootDisk() + "-" + layer }
+func (v VMPaths) WorkTop(layer string) string { return v.WorkDisk() + "-" + layer }
 
 // Frozen holds the state of a suspended VM. It is complete when it has this name: it is written as
 // FrozenNew, and renamed to FrozenUsed when the guest is about to go on from it.

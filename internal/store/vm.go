@@ -38,63 +38,89 @@ func (s *Store) InsertVM(ctx context.Context, vm api.VM, request string, complet
 				return nil
 			}
 		}
-		taken, err := t.taken(ctx)
-		if err != nil {
+		if out, err = t.insertVM(ctx, vm, request, complete); err != nil {
 			return err
 		}
-		if err := complete(&vm, taken); err != nil {
-			return err
-		}
-		if taken.Names[vm.Name] {
-			return api.Errorf(api.CodeExists, "a VM named %q exists already", vm.Name).WithHint("banger vm show %s", vm.Name)
-		}
-		record, err := json.Marshal(vm)
-		if err != nil {
-			return err
-		}
-		_, err = t.ExecContext(ctx, `INSERT INTO vms (id, name, client_id, state, guest_ip, uid, image, kernel, create_spec, record)
-			VALUES (?,?,?,?,?,?,?,?,?,?)`, vm.ID, vm.Name, null(vm.ClientID), vm.State, addressKey(vm), nullInt(vm.Runtime.UID),
-			vm.Runtime.ImageDigest, vm.Runtime.KernelDigest, request, string(record))
-		if err != nil {
-			return fmt.Errorf("cannot record VM %s: %w", vm.Name, err)
-		}
-		out, created = vm, true
-		return t.addEvent(ctx, api.Event{Kind: "vm.created", VMID: vm.ID, Name: vm.Name})
+		created = true
+		return nil
 	})
 	return out, created, err
+}
+
+// InsertVMs reserves what several new VMs need, all of them or none.
+func (s *Store) InsertVMs(ctx context.Context, vms []api.VM, complete func(*api.VM, Taken) error) ([]api.VM, error) {
+	out := make([]api.VM, len(vms))
+	err := s.tx(ctx, func(t *tx) (err error) {
+		for n, vm := range vms {
+			if out[n], err = t.insertVM(ctx, vm, "", complete); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+func (t *tx) insertVM(ctx context.Context, vm api.VM, request string, complete func(*api.VM, Taken) error) (api.VM, error) {
+	taken, err := t.taken(ctx)
+	if err != nil {
+		return vm, err
+	}
+	if err := complete(&vm, taken); err != nil {
+		return vm, err
+	}
+	if taken.Names[vm.Name] {
+		return vm, api.Errorf(api.CodeExists, "a VM named %q exists already", vm.Name).WithHint("banger vm show %s", vm.Name)
+	}
+	record, err := json.Marshal(vm)
+	if err != nil {
+		return vm, err
+	}
+	_, err = t.ExecContext(ctx, `INSERT INTO vms (id, name, client_id, state, guest_ip, uid, image, kernel, create_spec, record)
+		VALUES (?,?,?,?,?,?,?,?,?,?)`, vm.ID, vm.Name, null(vm.ClientID), vm.State, addressKey(vm), nullInt(vm.Runtime.UID),
+		vm.Runtime.ImageDigest, vm.Runtime.KernelDigest, request, string(record))
+	if err != nil {
+		return vm, fmt.Errorf("cannot record VM %s: %w", vm.Name, err)
+	}
+	return vm, t.addEvent(ctx, api.Event{Kind: "vm.created", VMID: vm.ID, Name: vm.Name})
 }
 
 // UpdateVM changes a VM's record by fn, and adds the events that fn returns, in one
 // transaction. An error from fn changes nothing.
 func (s *Store) UpdateVM(ctx context.Context, id string, fn func(*api.VM) ([]api.Event, error)) (api.VM, error) {
 	var vm api.VM
-	err := s.tx(ctx, func(t *tx) error {
-		var err error
-		if vm, err = t.byID(ctx, id); err != nil {
-			return err
-		}
-		events, err := fn(&vm)
-		if err != nil {
-			return err
-		}
-		record, err := json.Marshal(vm)
-		if err != nil {
-			return err
-		}
-		_, err = t.ExecContext(ctx, `UPDATE vms SET name=?, state=?, guest_ip=?, uid=?, image=?, kernel=?, record=? WHERE id=?`,
-			vm.Name, vm.State, addressKey(vm), nullInt(vm.Runtime.UID), vm.Runtime.ImageDigest, vm.Runtime.KernelDigest, string(record), id)
-		if err != nil {
-			return fmt.Errorf("cannot record VM %s: %w", vm.Name, err)
-		}
-		for _, e := range events {
-			e.VMID, e.Name = vm.ID, vm.Name
-			if err := t.addEvent(ctx, e); err != nil {
-				return err
-			}
-		}
-		return nil
+	err := s.tx(ctx, func(t *tx) (err error) {
+		vm, err = t.updateVM(ctx, id, fn)
+		return err
 	})
 	return vm, err
+}
+
+func (t *tx) updateVM(ctx context.Context, id string, fn func(*api.VM) ([]api.Event, error)) (api.VM, error) {
+	vm, err := t.byID(ctx, id)
+	if err != nil {
+		return vm, err
+	}
+	events, err := fn(&vm)
+	if err != nil {
+		return vm, err
+	}
+	record, err := json.Marshal(vm)
+	if err != nil {
+		return vm, err
+	}
+	_, err = t.ExecContext(ctx, `UPDATE vms SET name=?, state=?, guest_ip=?, uid=?, image=?, kernel=?, record=? WHERE id=?`,
+		vm.Name, vm.State, addressKey(vm), nullInt(vm.Runtime.UID), vm.Runtime.ImageDigest, vm.Runtime.KernelDigest, string(record), id)
+	if err != nil {
+		return vm, fmt.Errorf("cannot record VM %s: %w", vm.Name, err)
+	}
+	for _, e := range events {
+		e.VMID, e.Name = vm.ID, vm.Name
+		if err := t.addEvent(ctx, e); err != nil {
+			return vm, err
+		}
+	}
+	return vm, nil
 }
 
 // DeleteVM removes a VM's record; one that is gone already is no error.

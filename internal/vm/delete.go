@@ -59,5 +59,10 @@ func (s *Service) removeOnce(ctx context.Context, id string) error {
 		return err
 	}
 	s.changes.Wake()
+	if vm.Runtime.RootLayerID+vm.Runtime.WorkLayerID != "" {
+		if err := s.Layers.Sweep(ctx); err != nil {
+			return err
+		}
+	}
 	return s.Templates.Sweep(ctx, s.TemplateInUse(ctx))
 }

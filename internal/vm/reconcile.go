@@ -24,19 +24,22 @@ func (s *Service) Reconcile(ctx context.Context) error {
 		s.Log.Warn("cannot keep a reserve for deletes on a full disk", "error", err)
 	}
 	// The bridge and its rules first: guests run on meanwhile, and must not be let loose.
-	errs := []error{s.setNetwork(ctx)}
+	errs := []error{s.setNetwork(ctx), s.Layers.Sweep(ctx)}
 	for _, vm := range vms {
 		if err := s.reconcile(ctx, vm); err != nil {
 			s.Log.Error("cannot reconcile", "vm", vm.ID, "name", vm.Name, "error", err)
 			errs = append(errs, s.noteFailure(ctx, vm.ID, err))
 		}
 	}
-	errs = append(errs, s.sweep(ctx, vms), s.setNetwork(ctx))
+	errs = append(errs, s.sweep(ctx, vms), s.Layers.Sweep(ctx), s.setNetwork(ctx))
 	s.goDo(s.keepConsoles)
 	return errors.Join(errs...)
 }
 
 func (s *Service) reconcile(ctx context.Context, vm api.VM) error {
+	if vm.Runtime.Forking { // it has never been anybody
+		return s.remove(ctx, vm.ID)
+	}
 	switch vm.State {
 	case api.StateStopped:
 		return nil
@@ -72,10 +75,10 @@ func (s *Service) reconcile(ctx context.Context, vm api.VM) error {
 func (s *Service) goOn(ctx context.Context, vm api.VM, l *liveVM) error {
 	p := s.Paths.VM(vm.ID)
 	err := errors.Join(os.RemoveAll(p.FrozenNew()), os.RemoveAll(p.Frozen()), os.RemoveAll(p.FrozenUsed()))
-	if vm.State == api.StatePaused {
-		return err
+	if vm.State != api.StatePaused {
+		err = errors.Join(err, l.instance.Resume(ctx))
 	}
-	return errors.Join(err, l.instance.Resume(ctx))
+	return errors.Join(err, s.settleDisks(ctx, vm, l))
 }
 
 // gone records what has become of a VM whose VMM is no more: suspended when its state was complete on disk, for
@@ -91,7 +94,7 @@ func (s *Service) gone(ctx context.Context, vm api.VM) error {
 		}
 	}
 	_, err := s.stopped(ctx, vm.ID, s.whyGone(vm), nil)
-	return errors.Join(err, os.RemoveAll(p.FrozenNew()), os.RemoveAll(p.FrozenUsed()))
+	return errors.Join(err, s.settleDisks(ctx, vm, nil), os.RemoveAll(p.FrozenNew()), os.RemoveAll(p.FrozenUsed()))
 }
 
 // adopt takes up a VM's running VMM: by its handles, or by looking for it when they are lost. It returns nil

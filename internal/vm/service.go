@@ -20,6 +20,7 @@ import (
 	"banger/internal/hypervisor"
 	"banger/internal/image"
 	"banger/internal/keylock"
+	"banger/internal/layer"
 	"banger/internal/network"
 	"banger/internal/operation"
 	"banger/internal/store"
@@ -33,6 +34,9 @@ type Options struct {
 	Host       host.Host
 	Hypervisor hypervisor.Hypervisor
 	Disks      disk.Driver
+	// Overlays makes what lies on layers: qcow2, whatever Disks is.
+	Overlays   disk.Driver
+	Layers     *layer.Service
 	Network    *network.Network
 	Images     *image.Service
 	Templates  *template.Service

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"banger/api"
@@ -97,17 +96,17 @@ func (s *Service) growDisks(ctx context.Context, vm api.VM, spec api.VMSpec) err
 	l, alive := s.vmAlive(vm.ID)
 	grew := false
 	for _, d := range []struct {
-		serial, path string
-		from, to     int64
+		serial, path, layer string
+		from, to            int64
 	}{
-		{agentapi.SerialRoot, vm.Runtime.SystemOverlay, vm.Spec.RootBytes, spec.RootBytes},
-		{agentapi.SerialWork, vm.Runtime.WorkDiskPath, vm.Spec.DiskBytes, spec.DiskBytes},
+		{agentapi.SerialRoot, vm.Runtime.SystemOverlay, vm.Runtime.RootLayerID, vm.Spec.RootBytes, spec.RootBytes},
+		{agentapi.SerialWork, vm.Runtime.WorkDiskPath, vm.Runtime.WorkLayerID, vm.Spec.DiskBytes, spec.DiskBytes},
 	} {
 		if d.to == d.from || !exists(d.path) {
 			continue
 		}
 		if !alive {
-			if err := s.Disks.Grow(ctx, d.path, d.to); err != nil {
+			if err := s.driverOf(d.layer).Grow(ctx, d.path, d.to); err != nil {
 				return err
 			}
 			continue
@@ -157,10 +156,17 @@ func (s *Service) reset(ctx context.Context, id string, rootBytes int64) error {
 	if vm.State != api.StateStopped {
 		return api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State)
 	}
-	_, err = s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	// The start makes a new root where none is. What the old one lay on is forgotten after it is gone.
+	if err := s.Disks.Delete(ctx, vm.Runtime.SystemOverlay); err != nil {
+		return err
+	}
+	layered := vm.Runtime.RootLayerID != ""
+	if _, err = s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		vm.Spec.RootBytes = rootBytes
+		vm.Runtime.SystemOverlay, vm.Runtime.RootLayerID, vm.Runtime.RootTemplateID = s.Paths.VM(id).RootDisk(), "", ""
 		return []api.Event{{Kind: "vm.reset"}}, nil
-	})
-	// The start makes a new root where none is.
-	return errors.Join(err, s.Disks.Delete(ctx, vm.Runtime.SystemOverlay))
+	}); err != nil || !layered {
+		return err
+	}
+	return s.Layers.Sweep(ctx)
 }

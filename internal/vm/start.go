@@ -188,12 +188,15 @@ func (b *boot) disks(ctx context.Context) error {
 			return err
 		}
 	}
-	return errors.Join(b.ensureDisk(ctx, root), b.ensureDisk(ctx, work))
+	return errors.Join(b.ensureDisk(ctx, root, b.vm.Runtime.RootLayerID), b.ensureDisk(ctx, work, b.vm.Runtime.WorkLayerID))
 }
 
-func (b *boot) ensureDisk(ctx context.Context, d disk.Spec) error {
+func (b *boot) ensureDisk(ctx context.Context, d disk.Spec, layer string) error {
 	if _, err := os.Lstat(d.Path); err == nil {
-		return b.Disks.Grow(ctx, d.Path, d.SizeBytes)
+		return b.driverOf(layer).Grow(ctx, d.Path, d.SizeBytes)
+	}
+	if layer != "" { // made before the record that names it: it is not for a start to make up another one
+		return api.Errorf(api.CodeInternal, "the disk %s of VM %s is gone", d.Path, b.vm.Name)
 	}
 	return b.Disks.Create(ctx, d)
 }
@@ -334,9 +337,9 @@ func (s *Service) machineOf(ctx context.Context, vm api.VM) (hypervisor.Machine,
 		CPUs: vm.Spec.CPUs, MemoryBytes: vm.Spec.MemoryBytes,
 		Kernel: kernel.Vmlinuz, Initramfs: initramfs, Cmdline: cmdline,
 		Drives: []hypervisor.Drive{
-			{Serial: agentapi.SerialRoot, Path: vm.Runtime.SystemOverlay, Format: s.Disks.Format()},
+			{Serial: agentapi.SerialRoot, Path: vm.Runtime.SystemOverlay, Format: s.driverOf(vm.Runtime.RootLayerID).Format()},
 			{Serial: agentapi.SerialModules, Path: kernel.ModulesDisk, Format: "raw", ReadOnly: true},
-			{Serial: agentapi.SerialWork, Path: vm.Runtime.WorkDiskPath, Format: s.Disks.Format()},
+			{Serial: agentapi.SerialWork, Path: vm.Runtime.WorkDiskPath, Format: s.driverOf(vm.Runtime.WorkLayerID).Format()},
 		},
 	}
 	if vm.Spec.Net != api.NetNone {

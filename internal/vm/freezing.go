@@ -1,0 +1,171 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+
+	"banger/api"
+	"banger/internal/hypervisor"
+	"banger/internal/store"
+)
+
+// freezing is a point being made of a running or paused VM:
+//
+//	f, err := s.planPoint(…)            // the layers have ids; records may name them
+//	defer f.close(ctx)                  // …and must, by then
+//	f.begin()                           // the layers are there: others' disks can be made on them
+//	p, err := f.freeze(ctx, transient)  // the state is in dir; the guest goes on
+//
+// All with the VM's lock held. The record is written before the guest moves on to its new disks. If the daemon ends in between, reconcile
+// asks the VMM which are in use; if the VMM ends too, the new ones are right in any case, for what lies below them is all that was ever written.
+type freezing struct {
+	*Service
+	vm  api.VM // as it was before
+	l   *liveVM
+	dir string
+	// point is whole when freeze has returned, but for its times from the beginning.
+	point   point
+	release func()
+	pending bool // begun, and neither frozen nor undone
+}
+
+// planPoint prepares a point of vm, to be kept in dir, which exists, is empty, and is the caller's.
+func (s *Service) planPoint(ctx context.Context, vm api.VM, l *liveVM, dir string) (*freezing, error) {
+	m, err := s.machineOf(ctx, vm)
+	if err != nil {
+		return nil, err
+	}
+	stamp, err := s.Hypervisor.Stamp(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	r := vm.Runtime
+	f := &freezing{Service: s, vm: vm, l: l, dir: dir, point: point{
+		Stamp: stamp, RootLayerID: s.newID(), WorkLayerID: s.newID(), RootTemplateID: r.RootTemplateID, WorkTemplateID: r.WorkTemplateID,
+		RootFormat: s.driverOf(r.RootLayerID).Format(), WorkFormat: s.driverOf(r.WorkLayerID).Format(),
+		Spec: vm.Spec, ImageDigest: r.ImageDigest, KernelDigest: r.KernelDigest,
+	}}
+	if r.Thawed {
+		f.point.TemplateID = r.RootTemplateID
+	}
+	f.release = s.Layers.Hold(f.point.RootLayerID, f.point.WorkLayerID)
+	return f, nil
+}
+
+// after is the VM as it will be.
+func (f *freezing) after() api.VM {
+	vm := f.vm
+	f.point.lieOn(&vm, f.Paths)
+	return vm
+}
+
+// begin gives the disks' files their names as layers. From then on others can lie on them, though the VM still writes to them: nobody must
+// look before freeze has returned.
+func (f *freezing) begin() error {
+	f.pending = true
+	for n, t := range topsOf(f.after()) {
+		if err := f.Layers.Seal(t.layer, topsOf(f.vm)[n].path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// freeze completes the point; a VM that ran goes on. A transient one is of no use after the daemon's end. On error the VM is as it was.
+func (f *freezing) freeze(ctx context.Context, transient bool) (point, error) {
+	overlays, err := f.moveOn(ctx)
+	if err != nil {
+		return point{}, err
+	}
+	res, err := f.l.instance.Freeze(ctx, hypervisor.Freeze{Dir: f.dir, Overlays: overlays, Transient: transient, Resume: true})
+	if err != nil {
+		moved, known := f.movedOn(context.WithoutCancel(ctx), overlays)
+		f.pending = !moved && known
+		if moved {
+			err = errors.Join(err, f.dropOld())
+		}
+		return point{}, err
+	}
+	f.pending = false
+	f.point.At, f.point.StoodStill = f.Now().UTC(), res.StoodStill
+	return f.point, f.dropOld()
+}
+
+// moveOn makes the disks that the VM will go on upon, and records them.
+func (f *freezing) moveOn(ctx context.Context) (overlays map[string]string, err error) {
+	after := f.after()
+	var g errgroup.Group
+	g.Go(func() error { return f.makeTops(ctx, after, f.point) })
+	g.Go(f.Layers.Sync)
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	layers, overlays := []store.Layer{}, map[string]string{}
+	for n, t := range topsOf(after) {
+		layers = append(layers, store.Layer{ID: t.layer, Parent: topsOf(f.vm)[n].layer, Kind: t.kind, VMID: f.vm.ID, CreatedAt: f.Now()})
+		overlays[t.serial] = t.path
+	}
+	_, err = f.Store.AddLayers(ctx, layers, f.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		f.point.lieOn(vm, f.Paths)
+		return nil, nil
+	})
+	return overlays, err
+}
+
+// movedOn reports, after a failure, whether the guest is on its new disks all the same. Where that is not known nothing is touched: a VM
+// without a VMM goes on with what is recorded, and of one whose VMM does not answer the next daemon asks again.
+func (f *freezing) movedOn(ctx context.Context, overlays map[string]string) (moved, known bool) {
+	files, err := f.l.instance.DriveFiles(ctx)
+	if err != nil {
+		return false, false
+	}
+	for serial, path := range overlays {
+		if files[serial] != path {
+			return false, true
+		}
+	}
+	return true, true
+}
+
+// dropOld removes the names that the layers had as the VM's disks.
+func (f *freezing) dropOld() error {
+	var errs []error
+	for _, t := range topsOf(f.vm) {
+		errs = append(errs, os.Remove(t.path))
+	}
+	return errors.Join(errs...)
+}
+
+// close lets sweeps judge the layers. A point that was begun and not frozen is undone: the VM runs on the disks that it had.
+func (f *freezing) close(ctx context.Context) error {
+	defer f.release()
+	if !f.pending {
+		return nil
+	}
+	f.pending = false
+	return f.goBack(context.WithoutCancel(ctx), f.vm, f.after())
+}
+
+// goBack gives a VM the disks again that it never left: was is its record with these, is the one with new ones.
+func (s *Service) goBack(ctx context.Context, was, is api.VM) error {
+	_, err := s.Store.RemoveLayers(ctx, []string{is.Runtime.RootLayerID, is.Runtime.WorkLayerID}, is.ID, func(vm *api.VM) ([]api.Event, error) {
+		r, w := &vm.Runtime, was.Runtime
+		r.SystemOverlay, r.WorkDiskPath, r.RootLayerID, r.WorkLayerID = w.SystemOverlay, w.WorkDiskPath, w.RootLayerID, w.WorkLayerID
+		return nil, nil
+	})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for n, t := range topsOf(is) {
+		errs = append(errs, s.Overlays.Delete(ctx, t.path), s.Layers.Unseal(t.layer, topsOf(was)[n].path, was.Runtime.UID))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("cannot go back to the disks of VM %s: %w", was.Name, err)
+	}
+	return nil
+}

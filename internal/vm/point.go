@@ -1,0 +1,98 @@
+package vm
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"banger/api"
+	"banger/api/agentapi"
+	"banger/internal/config"
+	"banger/internal/disk"
+	"banger/internal/hypervisor"
+	"banger/internal/store"
+)
+
+// point is a VM at one moment: memory, devices and disks. Any number of guests can be thawed from it, each with disks of its own on the
+// point's layers.
+type point struct {
+	// Stamp must be the same to thaw it.
+	Stamp hypervisor.Stamp `json:"stamp"`
+	// TemplateID is the template whose memory the pages lie on; empty for none.
+	TemplateID string `json:"template_id"`
+	// The layers that hold the disks, and the templates that these end at; empty for one that ends at the image, or at nothing.
+	RootLayerID    string `json:"root_layer_id"`
+	WorkLayerID    string `json:"work_layer_id"`
+	RootTemplateID string `json:"root_template_id"`
+	WorkTemplateID string `json:"work_template_id"`
+	// RootFormat and WorkFormat are those of the layers' files.
+	RootFormat string `json:"root_format"`
+	WorkFormat string `json:"work_format"`
+	// Spec and the digests are the VM's as they were.
+	Spec         api.VMSpec `json:"spec"`
+	ImageDigest  string     `json:"image_digest"`
+	KernelDigest string     `json:"kernel_digest"`
+	At           time.Time  `json:"at"`
+	// StoodStill is how long the guest stood; 0 for one that was standing.
+	StoodStill time.Duration `json:"stood_still"`
+}
+
+// frozen is the point's state in dir, to be thawed.
+func (p point) frozen(paths config.Paths, dir string) hypervisor.Frozen {
+	f := hypervisor.Frozen{Device: filepath.Join(dir, hypervisor.FrozenDevice), Pages: filepath.Join(dir, hypervisor.FrozenPages)}
+	if p.TemplateID != "" {
+		f.Memory = paths.Template(p.TemplateID).Memory()
+	}
+	return f
+}
+
+// lieOn makes a VM's record one whose disks lie on the point's layers; the disks are yet to be made, see makeTops.
+func (p point) lieOn(vm *api.VM, paths config.Paths) {
+	r, vp := &vm.Runtime, paths.VM(vm.ID)
+	r.RootLayerID, r.WorkLayerID = p.RootLayerID, p.WorkLayerID
+	r.SystemOverlay, r.WorkDiskPath = vp.RootTop(p.RootLayerID), vp.WorkTop(p.WorkLayerID)
+	r.RootTemplateID, r.WorkTemplateID = p.RootTemplateID, p.WorkTemplateID
+}
+
+// makeTops makes the empty disks of a VM that lies on the point.
+func (s *Service) makeTops(ctx context.Context, vm api.VM, p point) error {
+	var g errgroup.Group
+	for _, t := range topsOf(vm) {
+		format := p.RootFormat
+		if t.kind == store.LayerWork {
+			format = p.WorkFormat
+		}
+		g.Go(func() error {
+			return s.Overlays.Create(ctx, disk.Spec{
+				Path: t.path, Base: s.Layers.Path(t.layer), BaseFormat: format, SizeBytes: t.size, UID: vm.Runtime.UID, GID: vm.Runtime.UID,
+			})
+		})
+	}
+	return g.Wait()
+}
+
+// driverOf is what a disk on a layer is grown by; layer is empty for one on a template or an image.
+func (s *Service) driverOf(layer string) disk.Driver {
+	if layer != "" {
+		return s.Overlays
+	}
+	return s.Disks
+}
+
+// top is one of a VM's two disks.
+type top struct {
+	kind   store.LayerKind
+	serial string
+	path   string
+	layer  string // that it lies on
+	size   int64
+}
+
+func topsOf(vm api.VM) []top {
+	return []top{
+		{store.LayerRoot, agentapi.SerialRoot, vm.Runtime.SystemOverlay, vm.Runtime.RootLayerID, vm.Spec.RootBytes},
+		{store.LayerWork, agentapi.SerialWork, vm.Runtime.WorkDiskPath, vm.Runtime.WorkLayerID, vm.Spec.DiskBytes},
+	}
+}

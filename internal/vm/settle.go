@@ -1,0 +1,83 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"banger/api"
+)
+
+// settleDisks completes or takes back what a dead daemon had begun with a VM's disks. l is nil when its VMM is gone: then
+// the record is right. Layers without a record have been swept before. Called with the VM's lock held.
+func (s *Service) settleDisks(ctx context.Context, vm api.VM, l *liveVM) error {
+	if l != nil {
+		was, moved, err := s.disksInUse(ctx, vm, l)
+		if err != nil {
+			return err
+		}
+		if !moved {
+			s.Log.Info("back to the disks before a point that was cut off", "vm", vm.ID)
+			return s.goBack(ctx, was, vm)
+		}
+	}
+	var errs []error
+	keep := map[string]bool{}
+	for _, t := range topsOf(vm) {
+		keep[t.path] = true
+		// Sealed as a layer that was never recorded.
+		if fi, err := os.Lstat(t.path); err == nil && fi.Mode().Perm()&0o200 == 0 {
+			errs = append(errs, s.Layers.Unseal("", t.path, vm.Runtime.UID))
+		}
+	}
+	return errors.Join(append(errs, s.dropStrayDisks(vm, keep))...)
+}
+
+// disksInUse asks the VMM whether it is on the disks of the record. If not, was is the record with those that it is on.
+func (s *Service) disksInUse(ctx context.Context, vm api.VM, l *liveVM) (was api.VM, moved bool, err error) {
+	files, err := l.instance.DriveFiles(ctx)
+	if err != nil {
+		return vm, false, err
+	}
+	moved = true
+	for _, t := range topsOf(vm) {
+		moved = moved && files[t.serial] == t.path
+	}
+	if moved {
+		return vm, true, nil
+	}
+	layers, err := s.Store.Layers(ctx)
+	if err != nil {
+		return vm, false, err
+	}
+	was = vm
+	r := &was.Runtime
+	r.RootLayerID, r.WorkLayerID = layers[r.RootLayerID].Parent, layers[r.WorkLayerID].Parent
+	tops := topsOf(vm)
+	r.SystemOverlay, r.WorkDiskPath = files[tops[0].serial], files[tops[1].serial]
+	for _, t := range topsOf(was) {
+		if !exists(t.path) {
+			return vm, false, fmt.Errorf("the VMM of VM %s is on the disk %s, which is gone", vm.Name, t.path)
+		}
+	}
+	return was, false, nil
+}
+
+// dropStrayDisks removes disks that were replaced, or never used.
+func (s *Service) dropStrayDisks(vm api.VM, keep map[string]bool) error {
+	p := s.Paths.VM(vm.ID)
+	entries, err := os.ReadDir(p.Private())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		path := p.Private() + "/" + e.Name()
+		if (strings.HasPrefix(path, p.RootDisk()) || strings.HasPrefix(path, p.WorkDisk())) && !keep[path] {
+			errs = append(errs, os.Remove(path))
+		}
+	}
+	return errors.Join(errs...)
+}
