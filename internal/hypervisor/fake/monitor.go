@@ -155,7 +155,7 @@ func (mon *monitor) answer(r request) message {
 			stats[d.Serial] = hypervisor.DriveStats{}
 		}
 		return message{Stats: stats}
-	case doGrow:
+	case doGrow, doFlatten:
 		for _, d := range mon.spec.Machine.Drives {
 			if d.Serial == r.Serial {
 				return message{}

@@ -38,6 +38,7 @@ const (
 	freezeFails  = "freeze-fails"
 	thawFails    = "thaw-fails"
 	otherVersion = "other-version"
+	flattenFails = "flatten-fails"
 )
 
 func (h *Hypervisor) behaviour() []string {
@@ -72,6 +73,8 @@ const (
 	doPause  = "pause"
 	doResume = "resume"
 	doFreeze = "freeze"
+
+	doFlatten = "flatten"
 )
 
 type message struct {

@@ -73,6 +73,7 @@ func testFreeze(t *testing.T, create Factory, layer Layer) {
 	})
 	t.Run("FreezeFails", func(t *testing.T) { z.testFreezeFails(t, clones[0]) })
 	t.Run("Fork", func(t *testing.T) { z.testFork(t, clones[0], one, image) })
+	t.Run("Flatten", func(t *testing.T) { z.testFlatten(t, base, image) })
 	t.Run("Suspend", func(t *testing.T) { z.testSuspend(t, clones[1], two, image) })
 	t.Run("Damaged", func(t *testing.T) { z.testDamaged(t, base, image) })
 }

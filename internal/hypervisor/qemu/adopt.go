@@ -68,7 +68,11 @@ func (i *instance) reconnect(ctx context.Context, adopting bool) error {
 	if err != nil {
 		return err
 	}
-	state, err := c.RunState(ctx)
+	err = i.endLeftJobs(ctx, c)
+	state := ""
+	if err == nil {
+		state, err = c.RunState(ctx)
+	}
 	if err == nil {
 		err = i.takeUp(ctx, c, state, adopting)
 	}

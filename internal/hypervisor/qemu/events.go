@@ -30,6 +30,10 @@ func (i *instance) onEvent(e qmp.Event) {
 		i.onBlockError(e)
 	case "MIGRATION":
 		i.onMigration(e)
+	case "JOB_STATUS_CHANGE":
+		i.onJobStatus(e)
+	case "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED":
+		i.onJobEnd(e)
 	case "STOP":
 		i.onStop(e.At)
 	case "RESUME":

@@ -33,6 +33,9 @@ func (i *instance) Freeze(ctx context.Context, f hypervisor.Freeze) (hypervisor.
 		return hypervisor.FreezeResult{}, i.h.wrap(&i.m, "freeze", err)
 	}
 	defer i.endTurn()
+	if err := i.interruptJobs(ctx); err != nil {
+		return hypervisor.FreezeResult{}, i.h.wrap(&i.m, "freeze", err)
+	}
 	fz := &freeze{i: i, Freeze: f}
 	res, err := fz.do(ctx)
 	if err = errors.Join(err, fz.cleanUp(err != nil)); err != nil {
@@ -200,10 +203,16 @@ func toTheEnd(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // nextNode names the layer above a node: d0, d0.1, d0.2, …
 func nextNode(top string) string {
-	base, count, _ := strings.Cut(top, ".")
+	base, _, _ := strings.Cut(top, ".")
+	return fmt.Sprintf("%s.%d", base, layerNumber(top)+1)
+}
+
+// layerNumber is how many layers a drive's node was put on.
+func layerNumber(name string) int {
+	_, count, _ := strings.Cut(name, ".")
 	n := 0
 	_, _ = fmt.Sscan(count, &n)
-	return fmt.Sprintf("%s.%d", base, n+1)
+	return n
 }
 
 // flush writes back what the kernel has in memory of a file. The path is the VMM's word: nothing but a plain file is opened.

@@ -31,7 +31,7 @@ type instance struct {
 	memory string
 	// lease is the use of a memory image; nil for a guest that was booted, or that an earlier daemon thawed.
 	lease *memory.Lease
-	// turn is filled while a freeze, a pause or a resume is under way.
+	// turn is filled while a freeze, a pause or a resume is under way, and while a flattening begins or ends.
 	turn chan struct{}
 	// places is nil until a freeze has asked; the turn protects it.
 	places *places
@@ -50,6 +50,7 @@ type instance struct {
 	migrated             chan string // while a state is being loaded
 	stoppedAt, resumedAt time.Time
 	ioReason             string
+	jobs                 map[string]*job
 	oomKills             uint64 // the host's count when we took the VMM up
 }
 
@@ -92,18 +93,29 @@ func (i *instance) Kill(ctx context.Context) error {
 func (i *instance) GrowDrive(ctx context.Context, serial string, bytes int64) error {
 	n, err := i.driveOf(serial)
 	if err == nil {
-		err = i.do(ctx, func(c *qmp.Client) error {
-			tops, err := c.Tops(ctx)
-			if err != nil {
-				return err
-			}
-			return c.BlockResize(ctx, tops[device(n)].Node, bytes)
-		})
+		err = i.grow(ctx, n, bytes)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot grow drive %s of %s: %w", serial, i.m.ID, err)
 	}
 	return nil
+}
+
+func (i *instance) grow(ctx context.Context, n int, bytes int64) error {
+	if err := i.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer i.endTurn()
+	if err := i.interruptJobs(ctx); err != nil { // one that copies keeps the size as it is
+		return err
+	}
+	return i.do(ctx, func(c *qmp.Client) error {
+		tops, err := c.Tops(ctx)
+		if err != nil {
+			return err
+		}
+		return c.BlockResize(ctx, tops[device(n)].Node, bytes)
+	})
 }
 
 // DriveStats are bytes since QEMU's start.
@@ -138,7 +150,7 @@ func (i *instance) Detach() {
 func (i *instance) DriveFiles(ctx context.Context) (map[string]string, error) {
 	out := make(map[string]string, len(i.m.Drives))
 	err := i.do(ctx, func(c *qmp.Client) error {
-		tops, err := c.Tops(ctx)
+		tops, err := i.tops(ctx, c)
 		for n, d := range i.m.Drives {
 			out[d.Serial] = tops[device(n)].File
 		}

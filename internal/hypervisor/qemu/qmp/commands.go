@@ -83,6 +83,24 @@ func (c *Client) Tops(ctx context.Context) (map[string]Top, error) {
 	return tops, nil
 }
 
+// Node is a block node that keeps its blocks in a file, perhaps on top of another one.
+type Node struct {
+	Name   string `json:"node-name"`
+	Driver string `json:"drv"`
+	File   string `json:"file"`
+	// Backing is the file of the node below; empty for none.
+	Backing string `json:"backing_file"`
+}
+
+// Nodes are all block nodes.
+func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
+	var out []Node
+	err := c.Execute(ctx, "query-named-block-nodes", struct {
+		Flat bool `json:"flat"`
+	}{true}, &out)
+	return out, err
+}
+
 // Overlay makes a node of an empty layer. Its base is not opened: a snapshot puts a node under it.
 func (c *Client) Overlay(ctx context.Context, node any) error {
 	return c.Execute(ctx, "blockdev-add", node, nil)
