@@ -62,11 +62,12 @@ generate: ## write the generated documents again
 	go test -count=1 -run 'Document|Reference' ./internal/server ./internal/archtest ./internal/cli -update
 
 .PHONY: bench
-bench: build ## print how long runs, execs and stops take, beside bare QEMU
-	@scripts/packages test
+bench: build ## measure banger beside podman and bare QEMU (root; ROWS=run,exec for some; WRITE=1 writes docs/benchmarks.md)
+	@scripts/packages bench
+	@[ "$$(id -u)" = 0 ] || { echo "make bench makes network and mount namespaces: run it as root" >&2; exit 1; }
 	@scripts/machine-state
 	@CGO_ENABLED=0 go build -o bin/bench ./test/bench
-	@if [ "$$(id -u)" = 0 ]; then unshare --net sh -c 'ip link set lo up && exec bin/bench'; else bin/bench; fi
+	@unshare --net --mount scripts/bench-namespace bin/bench $(if $(ROWS),-rows $(ROWS)) $(if $(WRITE),-write docs/benchmarks.md)
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (10s)

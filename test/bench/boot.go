@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -23,17 +22,26 @@ func powerOff() {
 	select {}
 }
 
-// bareQEMU boots what the running VM runs, less disks, network and agent: the floor under any start.
-func (b *bench) bareQEMU() (r result, err error) {
-	argv, err := b.vmmArguments()
+// bareBoot boots what a running VM runs, less disks, network and agent: the floor under any boot.
+type bareBoot struct {
+	b    *bench
+	argv []string
+}
+
+func (b *bench) newBareBoot(name string) (*bareBoot, error) {
+	var vm struct{ ID string }
+	if err := b.json(&vm, "show", "--json", name); err != nil {
+		return nil, err
+	}
+	_, argv, err := vmmOf(vm.ID)
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	initrd, err := b.initrd()
 	if err != nil {
-		return r, err
+		return nil, err
 	}
-	args := []string{"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio", "-initrd", initrd}
+	args := []string{argv[0], "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio", "-initrd", initrd}
 	for i := 1; i+1 < len(argv); i++ {
 		switch argv[i] {
 		case "-machine", "-cpu", "-smp", "-m", "-kernel", "-append", "-accel", "-object":
@@ -43,12 +51,12 @@ func (b *bench) bareQEMU() (r result, err error) {
 			args = append(args, argv[i], argv[i+1])
 		}
 	}
-	return b.times(func(int) error { return b.bareBoot(argv[0], args) }), nil
+	return &bareBoot{b, args}, nil
 }
 
-// bareBoot returns when /init has spoken; the time that the guest takes to end does not count.
-func (b *bench) bareBoot(qemu string, args []string) error {
-	cmd := exec.CommandContext(b.ctx, qemu, args...)
+// boot returns when /init has spoken.
+func (t *bareBoot) boot() error {
+	cmd := exec.CommandContext(t.b.ctx, t.argv[0], t.argv[1:]...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -66,25 +74,6 @@ func (b *bench) bareBoot(qemu string, args []string) error {
 		}
 	}
 	return errors.New("the guest ended without a word")
-}
-
-// vmmArguments are those of the VMM that runs x.
-func (b *bench) vmmArguments() ([]string, error) {
-	var vm struct{ ID string }
-	if err := b.json(&vm, "show", "--json", "x"); err != nil {
-		return nil, err
-	}
-	dirs, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		return nil, err
-	}
-	for _, path := range dirs {
-		text, err := os.ReadFile(path)
-		if err == nil && bytes.Contains(text, []byte(vm.ID)) && bytes.Contains(text, []byte("-machine")) {
-			return strings.Split(strings.TrimRight(string(text), "\x00"), "\x00"), nil
-		}
-	}
-	return nil, errors.New("the VM has no VMM")
 }
 
 // initrd holds this program as /init.
