@@ -126,10 +126,11 @@ type Instance interface {
 	// whether they are in use.
 	DriveFiles(ctx context.Context) (map[string]string, error)
 	// Flatten copies what lies between a drive's newest layer and the file base into that layer, while the guest runs or
-	// stands, and lets go of the files between, which are not changed. base is a file that the chain was opened with; empty
-	// for none, so that the newest layer holds all. When it returns nil the newest layer's header names base, on disk. Cut off at any
-	// moment, the drive lies on its old chain or on its new one, and holds the same. It ends early, on the old chain: with ctx; with code
-	// cancelled, when a Freeze or GrowDrive of this guest comes; with code exhausted, when the host's disk is full.
+	// stands, and lets go of the files between, which are not changed. The VMM may have opened base by another name. An empty base
+	// is for none, so that the newest layer holds all. When Flatten returns nil the newest layer's header names base, on disk. Cut off at
+	// any moment, the drive lies on its old chain or on its new one, and holds the same. It ends early, on the old chain: with ctx; with
+	// code not_found, when base is not in the chain; with code cancelled, when a Freeze or GrowDrive of this guest comes; with
+	// code exhausted, when the host's disk is full.
 	Flatten(ctx context.Context, serial, base string) error
 	// SetLink plugs the guest's network cable in or out.
 	SetLink(ctx context.Context, up bool) error

@@ -35,6 +35,10 @@ type freezing struct {
 
 // planPoint prepares a point of vm, to be kept in dir, which exists, is empty, and is the caller's.
 func (s *Service) planPoint(ctx context.Context, vm api.VM, l *liveVM, dir string) (*freezing, error) {
+	vm, err := s.undisturbed(ctx, vm, l)
+	if err != nil {
+		return nil, err
+	}
 	m, err := s.machineOf(ctx, vm)
 	if err != nil {
 		return nil, err
@@ -91,6 +95,7 @@ func (f *freezing) freeze(ctx context.Context, transient bool) (point, error) {
 		return point{}, err
 	}
 	f.pending = false
+	f.flattenLater(f.vm.ID, shortenAt)
 	f.point.At, f.point.StoodStill = f.Now().UTC(), res.StoodStill
 	return f.point, f.dropOld()
 }

@@ -96,3 +96,11 @@ func topsOf(vm api.VM) []top {
 		{store.LayerWork, agentapi.SerialWork, vm.Runtime.WorkDiskPath, vm.Runtime.WorkLayerID, vm.Spec.DiskBytes},
 	}
 }
+
+// layerOf is where a VM's record names the layer that a disk lies on.
+func layerOf(vm *api.VM, t top) *string {
+	if t.kind == store.LayerWork {
+		return &vm.Runtime.WorkLayerID
+	}
+	return &vm.Runtime.RootLayerID
+}

@@ -70,11 +70,14 @@ type Service struct {
 	// mu protects the following.
 	mu   sync.Mutex
 	live map[string]*liveVM
+	// flattenings are under way, flattenDue are to come; by VM.
+	flattenings map[string]*flattening
+	flattenDue  map[string]chan struct{}
 }
 
 // New makes the service; Reconcile must run before anything else is asked of it.
 func New(o Options) *Service {
-	s := &Service{Options: o, live: make(map[string]*liveVM)}
+	s := &Service{Options: o, live: make(map[string]*liveVM), flattenings: make(map[string]*flattening), flattenDue: make(map[string]chan struct{})}
 	s.handles.paths = o.Paths
 	s.life, s.endLife = context.WithCancel(context.Background())
 	return s

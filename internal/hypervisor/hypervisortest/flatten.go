@@ -38,7 +38,7 @@ func (z *freezer) testFlatten(t *testing.T, base hypervisor.Machine, image hyper
 	if !z.real {
 		return
 	}
-	if err := r.Flatten(bounded(t, time.Minute), rootDrive, m.Dir); err == nil {
+	if err := r.Flatten(bounded(t, time.Minute), rootDrive, m.Dir); api.CodeOf(err) != api.CodeNotFound {
 		t.Error("flattened to what is not in the chain")
 	}
 	// A writer that syncs all it writes, all the time.
@@ -57,7 +57,20 @@ func (z *freezer) testFlatten(t *testing.T, base hypervisor.Machine, image hyper
 		t.Errorf("a flattening that a freeze has met: %v", err)
 	}
 	between = append(between, more...)
+	more, m = z.deepen(t, r, m, 3)
+	between = append(between, more...)
 
+	// Down to a layer in the middle first, by a name that it got later.
+	middle := filepath.Join(z.dir(t), "sealed")
+	if err := os.Link(more[1], middle); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Flatten(bounded(t, time.Minute), rootDrive, middle); err != nil {
+		t.Fatalf("Flatten: %v", err)
+	}
+	if err := r.Flatten(bounded(t, time.Minute), rootDrive, more[2]); api.CodeOf(err) != api.CodeNotFound {
+		t.Errorf("flattened to what the chain has no more: %v", err)
+	}
 	if err := r.Flatten(bounded(t, time.Minute), rootDrive, bottom); err != nil {
 		t.Fatalf("Flatten: %v", err)
 	}

@@ -152,6 +152,22 @@ func TestNoGreeting(t *testing.T) {
 	}
 }
 
+func TestPlainName(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"":         "",
+		"/v/root":  "/v/root",
+		"json:{":   "json:{",
+		"json:{}":  "json:{}",
+		"json:[1]": "json:[1]",
+		`json:{"backing": {"driver": "qcow2", "file": {"driver": "file", "filename": "/below"}}, "driver": "qcow2", "file": {"driver": "file", "filename": "/v/\u0072oot"}}`: "/v/root",
+	} {
+		if got := plainName(name); got != want {
+			t.Errorf("plainName(%s) = %q, want %q", name, got, want)
+		}
+	}
+}
+
 func FuzzMessage(f *testing.F) {
 	f.Add([]byte(greeting))
 	f.Add([]byte(`{"return": {"status": "running"}, "id": "1"}` + "\n"))

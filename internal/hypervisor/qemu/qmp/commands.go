@@ -2,6 +2,7 @@ package qmp
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -78,7 +79,7 @@ func (c *Client) Tops(ctx context.Context) (map[string]Top, error) {
 	}
 	tops := make(map[string]Top, len(out))
 	for _, o := range out {
-		tops[deviceID(o.QDev)] = Top{Node: o.Inserted.Node, File: o.Inserted.File}
+		tops[deviceID(o.QDev)] = Top{Node: o.Inserted.Node, File: plainName(o.Inserted.File)}
 	}
 	return tops, nil
 }
@@ -98,7 +99,28 @@ func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
 	err := c.Execute(ctx, "query-named-block-nodes", struct {
 		Flat bool `json:"flat"`
 	}{true}, &out)
+	for n := range out {
+		out[n].File, out[n].Backing = plainName(out[n].File), plainName(out[n].Backing)
+	}
 	return out, err
+}
+
+// plainName is the name of the file itself. QEMU describes a layer by all of its options, as "json:{…}", when what lies below it
+// has another name than the layer's header says.
+func plainName(name string) string {
+	text, described := strings.CutPrefix(name, "json:")
+	if !described {
+		return name
+	}
+	var d struct {
+		File struct {
+			Filename string `json:"filename"`
+		} `json:"file"`
+	}
+	if json.Unmarshal([]byte(text), &d) != nil || d.File.Filename == "" {
+		return name
+	}
+	return d.File.Filename
 }
 
 // Overlay makes a node of an empty layer. Its base is not opened: a snapshot puts a node under it.
