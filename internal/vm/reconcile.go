@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"syscall"
 	"time"
 
 	"banger/api"
@@ -93,7 +94,10 @@ func (s *Service) gone(ctx context.Context, vm api.VM) error {
 			return err
 		}
 	}
-	_, err := s.stopped(ctx, vm.ID, s.whyGone(vm), nil)
+	now, err := s.stopped(ctx, vm.ID, s.whyGone(vm), nil)
+	if err == nil {
+		err = s.dropUnused(ctx, now)
+	}
 	return errors.Join(err, s.settleDisks(ctx, vm, nil), os.RemoveAll(p.FrozenNew()), os.RemoveAll(p.FrozenUsed()))
 }
 
@@ -174,6 +178,10 @@ func bootTime() time.Time {
 func (s *Service) sweepOne(ctx context.Context, id string) error {
 	var errs []error
 	m := hypervisor.Machine{ID: id, Dir: s.Paths.VM(id).Private()}
+	var st syscall.Stat_t
+	if syscall.Lstat(m.Dir, &st) == nil {
+		m.UID, m.GID = int(st.Uid), int(st.Gid) // its VMM's
+	}
 	if p, found := s.Hypervisor.Find(ctx, m); found {
 		errs = append(errs, s.endProcess(ctx, p))
 	}

@@ -313,6 +313,9 @@ func (b *boot) failed(ctx context.Context) error {
 		failure = &api.Failure{Code: api.CodeOf(b.cause), Message: b.cause.Error(), At: b.Now().UTC(), ConsoleTail: b.consoleTail(b.vm.ID)}
 	}
 	vm, err := b.stopped(ctx, b.vm.ID, "start failed", failure)
+	if err == nil {
+		err = b.dropUnused(ctx, vm)
+	}
 	if err == nil && exists(b.Paths.VM(vm.ID).Frozen()) && b.vm.State == api.StateSuspended {
 		err = b.stillSuspended(ctx, failure)
 	}

@@ -183,7 +183,6 @@ func (s *Service) stopped(ctx context.Context, id, reason string, failure *api.F
 		if vm.State != api.StateDeleting && vm.State != api.StateSuspended {
 			vm.State = api.StateStopped
 		}
-		vm.Runtime.Thawed = false
 		if failure != nil {
 			vm.LastError = failure
 		}
@@ -191,6 +190,7 @@ func (s *Service) stopped(ctx context.Context, id, reason string, failure *api.F
 			vm.StoppedAt, vm.StopReason = &now, reason
 			return nil, nil
 		}
+		vm.Runtime.Thawed = false
 		if vm.Main != nil && vm.Main.EndedAt == nil {
 			vm.Main.EndedAt, vm.Main.Error = &now, "the VM stopped: "+reason
 		}

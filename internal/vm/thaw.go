@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"banger/api"
+	"banger/internal/durable"
 	"banger/internal/hypervisor"
 	"banger/internal/template"
 )
@@ -55,7 +56,8 @@ func (s *Service) templateWant(ctx context.Context, vm api.VM) (template.Want, e
 func (b *boot) lieOn(ctx context.Context, root, work bool) (err error) {
 	b.vm, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		if root {
-			vm.Runtime.RootTemplateID = b.base.ID
+			// Already now, for who adopts the VMM must know what its memory lies on.
+			vm.Runtime.RootTemplateID, vm.Runtime.Thawed = b.base.ID, true
 		}
 		if work {
 			vm.Runtime.WorkTemplateID = b.base.ID
@@ -97,7 +99,7 @@ func (b *boot) bootInstead(ctx context.Context, why error) error {
 	b.base = api.Template{}
 	var err error
 	b.vm, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
-		vm.Runtime.RootTemplateID = ""
+		vm.Runtime.RootTemplateID, vm.Runtime.Thawed = "", false
 		if work {
 			vm.Runtime.WorkTemplateID = ""
 		}
@@ -137,9 +139,11 @@ func (b *boot) resume(ctx context.Context) error {
 		Device: frozenFile(p, hypervisor.FrozenDevice), Pages: frozenFile(p, hypervisor.FrozenPages),
 		// Once the guest runs, its disks move away from the frozen memory, which must never be thawed again.
 		BeforeRun: func() error {
-			err := os.Rename(p.Frozen(), p.FrozenUsed())
+			if err := os.Rename(p.Frozen(), p.FrozenUsed()); err != nil {
+				return err
+			}
 			b.op.Reached("used")
-			return err
+			return durable.SyncDir(p.Dir) // else a power cut may bring the name back, and not what the guest wrote then
 		},
 		Stage: b.op.Stage,
 	}
@@ -179,7 +183,7 @@ func (s *Service) TemplateInUse(ctx context.Context) template.InUse {
 // stillSuspended is the end of a start that changed nothing.
 func (b *boot) stillSuspended(ctx context.Context, failure *api.Failure) error {
 	_, err := b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
-		vm.State, vm.LastError, vm.StopReason = api.StateSuspended, failure, "suspended"
+		vm.State, vm.LastError, vm.StopReason, vm.Runtime.Thawed = api.StateSuspended, failure, "suspended", b.vm.Runtime.Thawed
 		return []api.Event{{Kind: "vm.suspended"}}, nil
 	})
 	return err

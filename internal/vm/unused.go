@@ -1,0 +1,25 @@
+package vm
+
+import (
+	"context"
+	"errors"
+
+	"banger/api"
+)
+
+// dropUnused removes the disks of a VM whose first start ended before its guest ran: nobody's data is on them, and
+// the next start can thaw a template only where no root is yet. Called with the VM's lock held and nothing running.
+func (s *Service) dropUnused(ctx context.Context, vm api.VM) error {
+	r := vm.Runtime
+	if vm.StartedAt != nil || r.RootLayerID != "" || r.WorkLayerID != "" {
+		return nil
+	}
+	if err := errors.Join(s.Disks.Delete(ctx, r.SystemOverlay), s.Disks.Delete(ctx, r.WorkDiskPath)); err != nil {
+		return err
+	}
+	_, err := s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		vm.Runtime.RootTemplateID, vm.Runtime.WorkTemplateID = "", ""
+		return nil, nil
+	})
+	return err
+}
