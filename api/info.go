@@ -17,15 +17,18 @@ type Info struct {
 	AccelHint   string `json:"accel_hint"`
 	CPUs        int    `json:"cpus"`
 	// CPULoad is the host's load average over one minute.
-	CPULoad         float64  `json:"cpu_load"`
-	MemoryBytes     int64    `json:"memory_bytes"`
-	MemoryFreeBytes int64    `json:"memory_free_bytes"`
-	DiskFreeBytes   int64    `json:"disk_free_bytes"`
-	DefaultNet      NetKind  `json:"default_net"`
-	VMs             int      `json:"vms"`
-	VMsRunning      int      `json:"vms_running"`
-	Images          []Image  `json:"images"`
-	Kernels         []Kernel `json:"kernels"`
+	CPULoad         float64 `json:"cpu_load"`
+	MemoryBytes     int64   `json:"memory_bytes"`
+	MemoryFreeBytes int64   `json:"memory_free_bytes"`
+	DiskFreeBytes   int64   `json:"disk_free_bytes"`
+	DefaultNet      NetKind `json:"default_net"`
+	VMs             int     `json:"vms"`
+	VMsRunning      int     `json:"vms_running"`
+	// PoolReady is how many clones wait to be taken, PoolWanted how many there should be (0: there is no pool).
+	PoolReady  int      `json:"pool_ready"`
+	PoolWanted int      `json:"pool_wanted"`
+	Images     []Image  `json:"images"`
+	Kernels    []Kernel `json:"kernels"`
 	// Health is "ok", or "degraded" with Problems saying why.
 	Health   string   `json:"health"`
 	Problems []string `json:"problems"`

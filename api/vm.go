@@ -23,6 +23,9 @@ const (
 	StateSuspended State = "suspended" // no process; memory is frozen on disk, and a start goes on from there
 	StatePaused    State = "paused"    // its VMM runs, its CPUs stand still
 	StateDeleting  State = "deleting"  // being removed; finished at the next daemon start if cut off
+	// StatePooled is a clone that is nobody's yet, kept so that a start need not make one. It is in no list that does
+	// not ask for it, has no name, and makes no events. Taken, it is running.
+	StatePooled State = "pooled"
 )
 
 // NetKind is how a VM is connected.
@@ -154,7 +157,8 @@ type VMCreate struct {
 	Name     string `json:"name"`      // empty: one is made up
 	ClientID string `json:"client_id"` // empty: not idempotent
 	Spec     VMSpec `json:"spec"`
-	// Start asks for the VM to be started in the same operation.
+	// Start asks for the VM to be started in the same operation. One that was in the pool runs already when the answer
+	// comes, and there is no operation.
 	Start bool `json:"start"`
 	// Cold boots it rather than thawing a template.
 	Cold bool `json:"cold"`

@@ -44,6 +44,9 @@ func infoFields(a *app, i api.Info) *fields {
 	f.add("disk", config.FormatSize(i.DiskFreeBytes)+" free")
 	f.add("default net", string(i.DefaultNet))
 	f.add("vms", fmt.Sprintf("%d, %d of them running", i.VMs, i.VMsRunning))
+	if i.PoolWanted > 0 {
+		f.add("pool", fmt.Sprintf("%d of %d ready", i.PoolReady, i.PoolWanted))
+	}
 	for _, image := range i.Images {
 		f.add("image", image.Name+"  "+short(image.Digest))
 	}

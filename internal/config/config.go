@@ -23,6 +23,8 @@ type Config struct {
 	DNSAddress                 string // "bridge", ADDRESS or ADDRESS:PORT
 	ReadyTimeout, StopTimeout  time.Duration
 	UIDBase, UIDCount          int
+	Pool                       int
+	PoolReserve                int64 // bytes; 0 means an eighth of the host's memory
 	QEMUBinary                 string
 	Mirror                     string // URL, or "host"
 	LogLevel                   string

@@ -52,6 +52,8 @@ func Keys() []Key {
 		directory("config_dir", "where config.toml is", func(c *Config) *string { return &c.Paths.Config }, true),
 		number("uid_base", "first host uid for VMMs under a root daemon", 1000, 1<<31-1, func(c *Config) *int { return &c.UIDBase }),
 		number("uid_count", "how many host uids there are for VMMs", 1, 1<<20, func(c *Config) *int { return &c.UIDCount }),
+		number("pool", "how many clones of the default image and shape wait to be taken, already running; 0 is none", 0, 64, func(c *Config) *int { return &c.Pool }),
+		size("pool_reserve", "memory that must stay available on the host, or the pool is given up; \"auto\" is an eighth of it", func(c *Config) *int64 { return &c.PoolReserve }),
 		text("qemu_binary", "the QEMU to run: a name looked up in PATH, or a path", func(c *Config) *string { return &c.QEMUBinary }, notEmpty),
 		text("mirror", "Debian mirror for builds; \"host\" is the one that this host's apt uses", func(c *Config) *string { return &c.Mirror }, notEmpty),
 		text("log_level", "what the daemon logs: debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }, oneOf("debug", "info", "warn", "error")),
@@ -88,7 +90,7 @@ func number(name, help string, least, most int, field func(*Config) *int) Key {
 func size(name, help string, field func(*Config) *int64) Key {
 	return Key{Name: name, Help: help,
 		set: func(c *Config, s string) error {
-			if s == auto && name == "root_size" {
+			if s == auto && (name == "root_size" || name == "pool_reserve") {
 				*field(c) = 0
 				return nil
 			}

@@ -70,10 +70,11 @@ func run(ctx context.Context, cfg *config.Config, f flags, stdio IO, ready *read
 	<-ctx.Done()
 
 	ready.Stopping()
-	log.Info("stopping; machines go on running")
+	log.Info("stopping; machines go on running, those in the pool end")
 	srv.Drain()
 	return errors.Join(
 		door.hide(),
+		bounded(operationsTime, "the pool", parts.vms.EndPool),
 		bounded(operationsTime, "operations", func(context.Context) error { parts.operations.Close(); return nil }),
 		bounded(requestsTime, "requests", srv.Shutdown),
 	)

@@ -39,6 +39,8 @@ import (
 type Options struct {
 	Host       host.Host
 	Hypervisor func(*config.Config, host.Host, *slog.Logger) (hypervisor.Hypervisor, error)
+	// Memory is how the host is off for memory.
+	Memory func() template.Memory
 }
 
 // parts are all that the daemon is made of, each made once.
@@ -112,6 +114,7 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 			DiskBytes: cfg.DiskSize, RootBytes: cfg.RootSize, Net: api.NetKind(cfg.Net),
 		},
 		ReadyTimeout: cfg.ReadyTimeout, StopTimeout: cfg.StopTimeout,
+		PoolSize: cfg.Pool, PoolReserve: cfg.PoolReserve, PoolArmed: cfg.Explicit("pool"), Memory: o.Memory,
 	}
 	if stdio.UID == 0 {
 		vms.UIDBase, vms.UIDCount = cfg.UIDBase, cfg.UIDCount

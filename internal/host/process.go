@@ -71,6 +71,8 @@ type Processes interface {
 	// else's. It is there as soon as Wait has returned, and forgotten after it was asked for.
 	ExitStatus(p Process) (syscall.WaitStatus, bool)
 	Usage(p Process) (Usage, error)
+	// SetOOMScore sets oom_score_adj of a running process, -1000 to 1000. Without the right to lower it that is left undone.
+	SetOOMScore(p Process, adj int) error
 	// BootID is the host's /proc/sys/kernel/random/boot_id.
 	BootID() string
 }

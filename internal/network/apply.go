@@ -51,12 +51,20 @@ func (n *Network) teardown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// startDNS starts the DNS, or tells the running one what has changed.
-func (n *Network) startDNS(ctx context.Context, subnet netip.Prefix) error {
+// zone is the names of all guests that have one.
+func (n *Network) zone(subnet netip.Prefix) dns.Zone {
 	zone := dns.Zone{Subnet: subnet, Gateway: gateway(subnet), Names: map[string]netip.Addr{}}
 	for _, g := range n.guests {
-		zone.Names[g.Name] = g.IP
+		if g.Name != "" {
+			zone.Names[g.Name] = g.IP
+		}
 	}
+	return zone
+}
+
+// startDNS starts the DNS, or tells the running one what has changed.
+func (n *Network) startDNS(ctx context.Context, subnet netip.Prefix) error {
+	zone := n.zone(subnet)
 	addr := n.dnsAddress(subnet)
 	if n.dns != nil && n.dns.Address() == addr {
 		n.dns.SetZone(zone)

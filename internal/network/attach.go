@@ -67,6 +67,26 @@ func (n *Network) Join(ctx context.Context, g Guest) error {
 	return n.join(ctx, g)
 }
 
+// Rename gives a guest that is on the bridge another name, and changes nothing else on the host. One that is not there is left
+// as it is.
+func (n *Network) Rename(ctx context.Context, g Guest) error {
+	unlock, err := n.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	known, ok := n.guests[g.ID]
+	if !ok {
+		return nil
+	}
+	known.Name = g.Name
+	n.guests[g.ID] = known
+	if n.dns != nil {
+		n.dns.SetZone(n.zone(n.subnet()))
+	}
+	return nil
+}
+
 func (n *Network) join(ctx context.Context, g Guest) error {
 	return n.o.Host.JoinBridge(ctx, host.Port{Link: g.tap(), Bridge: n.o.Bridge, MAC: g.mac()})
 }

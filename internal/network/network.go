@@ -51,7 +51,7 @@ const DefaultBridge = "banger0"
 // Guest is a VM as the network knows it.
 type Guest struct {
 	ID   string
-	Name string // a DNS label; NAME.vm is answered
+	Name string // a DNS label; NAME.vm is answered. Empty: none is
 	Kind api.NetKind
 	MAC  string
 	IP   netip.Addr

@@ -59,6 +59,7 @@ func (s *Server) describeObjects(ctx context.Context, i *api.Info, problem func(
 		problem("cannot list machines: %v", err)
 	}
 	i.VMs = len(vms)
+	i.PoolReady, i.PoolWanted = s.VMs.PoolState()
 	for _, vm := range vms {
 		if vm.State == api.StateRunning {
 			i.VMsRunning++

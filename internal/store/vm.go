@@ -82,7 +82,7 @@ func (t *tx) insertVM(ctx context.Context, vm api.VM, request string, complete f
 	if err != nil {
 		return vm, fmt.Errorf("cannot record VM %s: %w", vm.Name, err)
 	}
-	return vm, t.addEvent(ctx, api.Event{Kind: "vm.created", VMID: vm.ID, Name: vm.Name})
+	return vm, t.addEvents(ctx, vm, api.Event{Kind: "vm.created"})
 }
 
 // UpdateVM changes a VM's record by fn, and adds the events that fn returns, in one
@@ -114,13 +114,21 @@ func (t *tx) updateVM(ctx context.Context, id string, fn func(*api.VM) ([]api.Ev
 	if err != nil {
 		return vm, fmt.Errorf("cannot record VM %s: %w", vm.Name, err)
 	}
+	return vm, t.addEvents(ctx, vm, events...)
+}
+
+// addEvents adds the events of a VM. One in the pool is nobody's yet, and nobody hears of it.
+func (t *tx) addEvents(ctx context.Context, vm api.VM, events ...api.Event) error {
+	if vm.State == api.StatePooled {
+		return nil
+	}
 	for _, e := range events {
 		e.VMID, e.Name = vm.ID, vm.Name
 		if err := t.addEvent(ctx, e); err != nil {
-			return vm, err
+			return err
 		}
 	}
-	return vm, nil
+	return nil
 }
 
 // DeleteVM removes a VM's record; one that is gone already is no error.
@@ -135,7 +143,7 @@ func (s *Store) DeleteVM(ctx context.Context, id string) error {
 		if _, err := t.ExecContext(ctx, `DELETE FROM vms WHERE id=?`, id); err != nil {
 			return fmt.Errorf("cannot remove the record of VM %s: %w", vm.Name, err)
 		}
-		return t.addEvent(ctx, api.Event{Kind: "vm.deleted", VMID: id, Name: vm.Name})
+		return t.addEvents(ctx, vm, api.Event{Kind: "vm.deleted"})
 	})
 }
 
@@ -145,13 +153,13 @@ func (s *Store) VM(ctx context.Context, id string) (api.VM, error) {
 }
 
 // FindVM reads one record by id, by name, or by a prefix of at least four characters of
-// an id that only one VM has. A name wins over a prefix.
+// an id that only one VM has. A name wins over a prefix. Pooled ones are not found.
 func (s *Store) FindVM(ctx context.Context, ref string) (api.VM, error) {
-	vm, err := scanVM(s.db.QueryRowContext(ctx, `SELECT record FROM vms WHERE id=? OR name=? ORDER BY id=? DESC`, ref, ref, ref), ref)
+	vm, err := scanVM(s.db.QueryRowContext(ctx, `SELECT record FROM vms WHERE (id=? OR name=?) AND state<>'pooled' ORDER BY id=? DESC`, ref, ref, ref), ref)
 	if api.CodeOf(err) != api.CodeNotFound || len(ref) < 4 {
 		return vm, err
 	}
-	rows, err := s.vms(ctx, `SELECT record FROM vms WHERE substr(id, 1, ?) = ? LIMIT 2`, len(ref), ref)
+	rows, err := s.vms(ctx, `SELECT record FROM vms WHERE substr(id, 1, ?) = ? AND state<>'pooled' LIMIT 2`, len(ref), ref)
 	if err != nil {
 		return api.VM{}, err
 	}

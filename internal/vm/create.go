@@ -34,8 +34,13 @@ func (s *Service) Create(ctx context.Context, c api.VMCreate) (api.VM, *operatio
 	if err := s.pinObjects(ctx, &vm); err != nil {
 		return api.VM{}, nil, false, err
 	}
+	if c.Start && !c.Cold {
+		if vm, ok := s.takePooled(ctx, vm, string(request)); ok {
+			return vm, nil, true, nil
+		}
+	}
 	s.derive(&vm)
-	vm, created, err := s.Store.InsertVM(ctx, vm, string(request), s.reserve)
+	vm, created, err := s.insert(ctx, vm, string(request))
 	if err != nil {
 		return api.VM{}, nil, false, err
 	}
@@ -53,6 +58,19 @@ func (s *Service) Create(ctx context.Context, c api.VMCreate) (api.VM, *operatio
 		return s.start(ctx, op, vm.ID, api.VMStart{Cold: c.Cold})
 	})
 	return vm, op, created, nil
+}
+
+// insert reserves what a VM needs; where there is no address or uid left, the pool gives one up.
+func (s *Service) insert(ctx context.Context, vm api.VM, request string) (api.VM, bool, error) {
+	for {
+		out, created, err := s.Store.InsertVM(ctx, vm, request, s.reserve)
+		if api.CodeOf(err) != api.CodeExhausted {
+			return out, created, err
+		}
+		if given, gerr := s.giveUp(ctx); gerr != nil || !given {
+			return out, created, err
+		}
+	}
 }
 
 // withDefaults fills what the user left out.
@@ -138,8 +156,8 @@ func (s *Service) checkHost(ctx context.Context, spec api.VMSpec) error {
 	if f.MaxCPUs > 0 && spec.CPUs > f.MaxCPUs {
 		return api.Errorf(api.CodeInvalid, "%d CPUs asked for, but %s allows %d here", spec.CPUs, s.Hypervisor.Name(), f.MaxCPUs)
 	}
-	if m := memoryOf(); m.total > 0 && spec.MemoryBytes > m.total {
-		return api.Errorf(api.CodeInvalid, "%d MiB of memory asked for, but this host has %d MiB", spec.MemoryBytes>>20, m.total>>20)
+	if m := s.Memory(); m.Total > 0 && spec.MemoryBytes > m.Total {
+		return api.Errorf(api.CodeInvalid, "%d MiB of memory asked for, but this host has %d MiB", spec.MemoryBytes>>20, m.Total>>20)
 	}
 	if err := s.Network.Check(spec.Net); err != nil {
 		return err
@@ -180,7 +198,7 @@ func (s *Service) pinObjects(ctx context.Context, vm *api.VM) error {
 // makeHostKey makes the guest's ssh host key and pins it before anybody can connect.
 func (s *Service) makeHostKey(ctx context.Context, vm api.VM) error {
 	if vm.Runtime.SSHHostKey != "" {
-		return s.KnownHosts.Pin(hostNames(vm), vm.Runtime.SSHHostKey)
+		return s.pin(vm, vm.Runtime.SSHHostKey)
 	}
 	private, public, err := ssh.NewHostKey()
 	if err != nil {
@@ -189,7 +207,7 @@ func (s *Service) makeHostKey(ctx context.Context, vm api.VM) error {
 	if err := writeSecret(s.Paths.VM(vm.ID).HostKey(), private); err != nil {
 		return err
 	}
-	if err := s.KnownHosts.Pin(hostNames(vm), public); err != nil {
+	if err := s.pin(vm, public); err != nil {
 		return err
 	}
 	_, err = s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
@@ -197,6 +215,14 @@ func (s *Service) makeHostKey(ctx context.Context, vm api.VM) error {
 		return nil, nil
 	})
 	return err
+}
+
+// pin does not pin the key of a clone that nobody can name yet.
+func (s *Service) pin(vm api.VM, public string) error {
+	if vm.State == api.StatePooled {
+		return nil
+	}
+	return s.KnownHosts.Pin(hostNames(vm), public)
 }
 
 // hostNames are the names under which a VM's host key is pinned.

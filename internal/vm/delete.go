@@ -40,7 +40,9 @@ func (s *Service) removeOnce(ctx context.Context, id string) error {
 	defer unlock()
 	ctx = context.WithoutCancel(ctx) // once begun, it is completed
 	vm, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
-		vm.State = api.StateDeleting // from here on the next start completes it if we are cut off
+		if vm.State != api.StatePooled { // that is removed by the next start in any case
+			vm.State = api.StateDeleting // from here on the next start completes it if we are cut off
+		}
 		return nil, nil
 	})
 	if api.CodeOf(err) == api.CodeNotFound {

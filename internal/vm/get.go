@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"banger/api"
@@ -27,8 +28,9 @@ func (s *Service) List(ctx context.Context, filters []string) ([]api.VM, error) 
 		return nil, err
 	}
 	out := []api.VM{}
+	pooled := slices.Contains(filters, "state="+string(api.StatePooled)) // they are shown to those who ask for them
 	for _, vm := range vms {
-		if match(vm) {
+		if match(vm) && (vm.State != api.StatePooled || pooled) {
 			out = append(out, vm)
 		}
 	}
@@ -43,7 +45,7 @@ func parseFilters(filters []string) (func(api.VM) bool, error) {
 		switch {
 		case ok && kind == "state":
 			if !knownState(api.State(arg)) {
-				return nil, api.Errorf(api.CodeInvalid, "%q is no state: stopped, starting, running, stopping, suspended, paused, deleting", arg)
+				return nil, api.Errorf(api.CodeInvalid, "%q is no state: stopped, starting, running, stopping, suspended, paused, deleting, pooled", arg)
 			}
 			states[api.State(arg)] = true
 		case ok && kind == "label" && arg != "":
@@ -71,7 +73,7 @@ func parseFilters(filters []string) (func(api.VM) bool, error) {
 
 func knownState(s api.State) bool {
 	switch s {
-	case api.StateStopped, api.StateStarting, api.StateRunning, api.StateStopping, api.StateSuspended, api.StatePaused, api.StateDeleting:
+	case api.StateStopped, api.StateStarting, api.StateRunning, api.StateStopping, api.StateSuspended, api.StatePaused, api.StateDeleting, api.StatePooled:
 		return true
 	}
 	return false

@@ -148,6 +148,9 @@ func (s *Service) personality(vm api.VM) (agentapi.Personalise, error) {
 		Entropy: make([]byte, 64), Hostname: vm.Name, MachineID: vm.Runtime.MachineID,
 		WorkDisk: &agentapi.WorkDisk{Device: agentapi.SerialWork}, SSHHostKeyPub: vm.Runtime.SSHHostKey,
 	}
+	if vm.State == api.StatePooled {
+		p.Hostname = anonymous
+	}
 	s.Random(p.Entropy)
 	var err error
 	if p.SSHHostKey, err = os.ReadFile(s.Paths.VM(vm.ID).HostKey()); err != nil {

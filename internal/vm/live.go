@@ -110,6 +110,10 @@ func (s *Service) happened(ctx context.Context, l *liveVM, e hypervisor.Event) {
 	log := s.Log.With("vm", l.id, "event", e.Kind, "detail", e.Detail)
 	switch e.Kind {
 	case hypervisor.EventReset:
+		if s.isPooled(ctx, l.id) { // it is no longer what it is to be
+			s.throwAway(l.id)
+			return
+		}
 		log.Info("guest reboots")
 		if _, err := s.update(ctx, l.id, func(vm *api.VM) ([]api.Event, error) {
 			vm.Ready, vm.ReadyAt = false, nil
@@ -143,9 +147,26 @@ func (s *Service) ended(ctx context.Context, l *liveVM) {
 	if err != nil {
 		return
 	}
-	defer unlock()
-	if !s.dropLive(l) {
+	vm, err := s.endedLocked(ctx, l)
+	unlock()
+	if err != nil {
+		s.Log.Error("cannot tear down an ended VM", "vm", l.id, "error", err)
 		return
+	}
+	switch {
+	case vm.State == api.StatePooled:
+		s.throwAway(l.id)
+	case vm.Spec.AutoRemove:
+		if err := s.remove(ctx, l.id); err != nil {
+			s.Log.Error("cannot remove an ended VM", "vm", l.id, "error", err)
+		}
+	}
+}
+
+// endedLocked returns no VM where somebody else has torn it down.
+func (s *Service) endedLocked(ctx context.Context, l *liveVM) (api.VM, error) {
+	if !s.dropLive(l) {
+		return api.VM{}, nil
 	}
 	reason := "guest poweroff"
 	var failure *api.Failure
@@ -153,16 +174,7 @@ func (s *Service) ended(ctx context.Context, l *liveVM) {
 		reason = "vmm exited"
 		failure = &api.Failure{Code: api.CodeInternal, Message: "its VMM ended unexpectedly: " + l.exit.Detail, At: s.Now().UTC(), ConsoleTail: s.consoleTail(l.id)}
 	}
-	vm, err := s.stopped(ctx, l.id, reason, failure)
-	if err != nil {
-		s.Log.Error("cannot tear down an ended VM", "vm", l.id, "error", err)
-		return
-	}
-	if vm.Spec.AutoRemove {
-		if err := s.remove(ctx, l.id); err != nil {
-			s.Log.Error("cannot remove an ended VM", "vm", l.id, "error", err)
-		}
-	}
+	return s.stopped(ctx, l.id, reason, failure)
 }
 
 // update changes a record and wakes everybody who waits for changes.

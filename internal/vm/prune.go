@@ -54,12 +54,21 @@ func (s *Service) inUse(ctx context.Context, digestOf func(api.VMRuntime) string
 		if err != nil {
 			return "unknown, since the machines cannot be listed", true
 		}
+		pooled := false
 		for _, vm := range vms {
-			if digestOf(vm.Runtime) == digest {
+			switch {
+			case digestOf(vm.Runtime) != digest:
+			case vm.State != api.StatePooled:
 				return vm.Name, true
+			default:
+				pooled = true
 			}
 		}
-		return "", false
+		if !pooled {
+			return "", false
+		}
+		err = s.drainPool(ctx, func(vm api.VM) bool { return digestOf(vm.Runtime) == digest })
+		return "the pool", err != nil
 	}
 }
 

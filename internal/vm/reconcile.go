@@ -34,6 +34,7 @@ func (s *Service) Reconcile(ctx context.Context) error {
 	}
 	errs = append(errs, s.sweep(ctx, vms), s.Layers.Sweep(ctx), s.setNetwork(ctx))
 	s.goDo(s.keepConsoles)
+	s.goDo(s.keepPool)
 	return errors.Join(errs...)
 }
 
@@ -46,6 +47,8 @@ func (s *Service) reconcile(ctx context.Context, vm api.VM) error {
 		return nil
 	case api.StateDeleting:
 		return s.remove(ctx, vm.ID)
+	case api.StatePooled:
+		return s.reconcilePooled(ctx, vm)
 	case api.StateSuspended: // recorded, so the state is complete: only the VMM's end may be missing
 		return s.withLock(ctx, vm.ID, func() error { return s.kill(ctx, vm.ID, "suspended") })
 	}

@@ -2,8 +2,8 @@
 // what runs in it, and what is true about it now. It is imported by server and
 // daemon, and builds on image, hypervisor, disk, network, guest, store and operation.
 //
-// Lock order: the lock of a VM (locks, one per id) → Service.mu → the store's
-// transaction. Nothing waits for a guest or a process while holding Service.mu.
+// Lock order: the lock of a VM (locks, one per id) → pool.mu or Service.mu → the store's
+// transaction. Nothing waits for a guest or a process while holding one of the latter.
 package vm
 
 import (
@@ -53,6 +53,13 @@ type Options struct {
 	ReadyTimeout, StopTimeout time.Duration
 	// UIDBase and UIDCount are the host uids for VMMs; 0 runs them under the daemon's own.
 	UIDBase, UIDCount int
+	// PoolSize is how many clones of the default image and shape wait to be taken, PoolReserve how many bytes of the
+	// host's memory they leave alone (0: an eighth). PoolArmed fills the pool before anybody has started such a VM.
+	PoolSize    int
+	PoolReserve int64
+	PoolArmed   bool
+	// Memory is how the host is off for memory; nil means as /proc says.
+	Memory func() template.Memory
 }
 
 // Service is all VMs of one daemon. Safe for concurrent use.
@@ -61,6 +68,7 @@ type Service struct {
 	locks   keylock.Locks
 	handles handleCache
 	changes broadcast
+	pool    pool
 
 	// background is all goroutines that belong to VMs; they end with life.
 	background sync.WaitGroup
@@ -79,6 +87,10 @@ type Service struct {
 func New(o Options) *Service {
 	s := &Service{Options: o, live: make(map[string]*liveVM), flattenings: make(map[string]*flattening), flattenDue: make(map[string]chan struct{})}
 	s.handles.paths = o.Paths
+	s.pool.wake, s.pool.armed = make(chan struct{}, 1), o.PoolArmed
+	if s.Memory == nil {
+		s.Memory = memoryOf
+	}
 	s.life, s.endLife = context.WithCancel(context.Background())
 	return s
 }

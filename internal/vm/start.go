@@ -30,6 +30,7 @@ func (s *Service) Start(ctx context.Context, ref string, want api.VMStart) (*ope
 
 // start is the list of steps from a record to a running guest, each with its undo.
 func (s *Service) start(ctx context.Context, op *operation.Operation, id string, want api.VMStart) error {
+	defer s.busy()()
 	unlock, err := s.locks.Lock(ctx, id)
 	if err != nil {
 		return err
@@ -67,6 +68,9 @@ func (s *Service) startLocked(ctx context.Context, op *operation.Operation, id s
 	b := boot{Service: s, op: op, vm: vm, want: want}
 	op.Undo("state", b.failed)
 	err = b.run(ctx)
+	if err == nil {
+		s.pool.started(b.vm)
+	}
 	return b.kept, err
 }
 
@@ -156,7 +160,7 @@ func (b *boot) image(ctx context.Context) error {
 		return err
 	}
 	b.vm.State = was
-	if err := b.admit(b.vm.Spec.MemoryBytes); err != nil {
+	if err := b.admit(ctx, b.vm.Spec.MemoryBytes); err != nil {
 		return err
 	}
 	b.machine, err = b.machineOf(ctx, b.vm)
@@ -354,6 +358,9 @@ func (s *Service) machineOf(ctx context.Context, vm api.VM) (hypervisor.Machine,
 
 func guestOf(vm api.VM) network.Guest {
 	g := network.Guest{ID: vm.ID, Name: vm.Name, Kind: vm.Spec.Net, MAC: vm.Runtime.MAC}
+	if vm.State == api.StatePooled {
+		g.Name = "" // it is nobody's
+	}
 	g.SetIP(vm.Runtime.GuestIP)
 	if vm.Spec.Net == api.NetBridge {
 		g.Tap = network.TapName(vm.ID)

@@ -180,7 +180,7 @@ func (s *Service) stopped(ctx context.Context, id, reason string, failure *api.F
 	return s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		was := vm.State
 		vm.Ready, vm.ReadyAt = false, nil
-		if vm.State != api.StateDeleting && vm.State != api.StateSuspended {
+		if vm.State != api.StateDeleting && vm.State != api.StateSuspended && vm.State != api.StatePooled {
 			vm.State = api.StateStopped
 		}
 		if failure != nil {

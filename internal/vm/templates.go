@@ -14,12 +14,19 @@ func (s *Service) ListTemplates(ctx context.Context) ([]api.Template, error) {
 
 // PruneTemplates removes all templates that no VM lies on.
 func (s *Service) PruneTemplates(ctx context.Context) ([]api.Template, error) {
+	if err := s.drainPool(ctx, func(api.VM) bool { return true }); err != nil {
+		return nil, err
+	}
 	return s.Templates.Prune(ctx, s.TemplateInUse(ctx))
 }
 
 // DeleteTemplate removes a template; one that is in use goes with the last VM on it.
 func (s *Service) DeleteTemplate(ctx context.Context, ref string) (api.Template, error) {
-	return s.Templates.Delete(ctx, ref, s.TemplateInUse(ctx))
+	t, err := s.Templates.Delete(ctx, ref, s.TemplateInUse(ctx))
+	if err != nil {
+		return t, err
+	}
+	return t, s.drainPool(ctx, func(vm api.VM) bool { return vm.Runtime.RootTemplateID == t.ID })
 }
 
 // BuildTemplate builds the template that VMs of a spec are thawed from, unless it is there.
@@ -42,5 +49,10 @@ func (s *Service) BuildTemplate(ctx context.Context, op *operation.Operation, sp
 	if err != nil {
 		return api.Template{}, err
 	}
-	return s.Templates.Ensure(ctx, op, w)
+	t, err := s.Templates.Ensure(ctx, op, w)
+	if err == nil {
+		s.pool.started(vm)
+		s.pool.look()
+	}
+	return t, err
 }

@@ -81,7 +81,7 @@ func emptyBox(t *testing.T) *box {
 	b.env = []string{
 		"PATH=" + b.bin + ":" + os.Getenv("PATH"), "HOME=" + b.home, "LANG=C.UTF-8", "TERM=dumb",
 		"BANGER_STATE_DIR=" + b.state(), "BANGER_RUNTIME_DIR=" + b.runtime(), "BANGER_CONFIG_DIR=" + filepath.Join(dir, "c"),
-		"BANGER_IMAGE=minimal", "BANGER_MEMORY=128M", "BANGER_CPUS=1", "BANGER_DISK_SIZE=256M",
+		"BANGER_IMAGE=minimal", "BANGER_MEMORY=128M", "BANGER_CPUS=1", "BANGER_DISK_SIZE=256M", "BANGER_POOL=0",
 		fmt.Sprintf("BANGER_UID_BASE=%d", 1_900_000_000+256*n), "BANGER_UID_COUNT=256",
 	}
 	return b

@@ -20,6 +20,8 @@ import (
 
 	"github.com/creack/pty"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"banger/api"
 )
 
 // retryFor bounds `retry`, and every command on a terminal.
@@ -36,6 +38,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"killdaemon": cmdKillDaemon,
 		"stopguest":  cmdStopGuest,
 		"forward":    cmdForward,
+		"pooled":     cmdPooled,
 	}
 }
 
@@ -85,6 +88,26 @@ func cmdRetry(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("not within %s", retryFor)
 		}
 		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// pooled N returns when N clones wait in the pool.
+func cmdPooled(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: pooled N")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for deadline := time.Now().Add(retryFor); ; time.Sleep(20 * time.Millisecond) {
+		ts.Check(ts.Exec("banger", "info", "--json"))
+		var info api.Info
+		ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &info))
+		if info.PoolReady == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%d clones in the pool after %s, want %d", info.PoolReady, retryFor, want)
+		}
 	}
 }
 

@@ -73,7 +73,7 @@ func setup(e *testscript.Env, template string) error {
 	if err != nil {
 		return err
 	}
-	e.Vars = append(e.Vars, "LISTEN="+listener, behaviourVariable+"="+filepath.Join(own, "behaviour"))
+	e.Vars = append(e.Vars, "LISTEN="+listener, behaviourVariable+"="+filepath.Join(own, "behaviour"), memoryVariable+"="+filepath.Join(own, "memory"))
 	e.Vars = append(e.Vars, environment(own)...)
 	e.Vars = append(e.Vars, "BASE="+dir, "STATE="+filepath.Join(own, "s"), "RUN="+filepath.Join(own, "r"), "CONFIG="+filepath.Join(own, "c"), "HOME="+filepath.Join(own, "home"))
 	e.Defer(func() {
@@ -95,6 +95,6 @@ func setup(e *testscript.Env, template string) error {
 func environment(dir string) []string {
 	return []string{
 		"BANGER_STATE_DIR=" + filepath.Join(dir, "s"), "BANGER_RUNTIME_DIR=" + filepath.Join(dir, "r"), "BANGER_CONFIG_DIR=" + filepath.Join(dir, "c"),
-		"BANGER_IMAGE=tiny", "BANGER_KERNEL=test", "BANGER_NET=none", "BANGER_MEMORY=64M", "BANGER_CPUS=1", "BANGER_DISK_SIZE=64M",
+		"BANGER_IMAGE=tiny", "BANGER_KERNEL=test", "BANGER_NET=none", "BANGER_MEMORY=64M", "BANGER_CPUS=1", "BANGER_DISK_SIZE=64M", "BANGER_POOL=0",
 	}
 }

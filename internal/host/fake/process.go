@@ -214,6 +214,15 @@ func (ps *processes) ExitStatus(p host.Process) (syscall.WaitStatus, bool) {
 	return status, ok
 }
 
+// SetOOMScore is in the transcript.
+func (ps *processes) SetOOMScore(p host.Process, adj int) error {
+	if !ps.Alive(p) {
+		return os.ErrNotExist
+	}
+	ps.script.add(fmt.Sprintf("oom_score_adj %d", adj))
+	return nil
+}
+
 func (ps *processes) Usage(p host.Process) (host.Usage, error) {
 	if !ps.Alive(p) {
 		return host.Usage{}, os.ErrNotExist

@@ -1,7 +1,6 @@
 package local
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -58,11 +57,8 @@ func (processes) born(pid, oom int) (host.Process, error) {
 		return host.Process{}, fmt.Errorf("cannot identify the new process: %w", err)
 	}
 	if oom != 0 && st.state != 'Z' {
-		path := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
-		err := os.WriteFile(path, fmt.Appendf(nil, "%d", oom), 0)
-		// Lowering it needs CAP_SYS_RESOURCE: without that the process is only a more likely victim.
-		if err != nil && !errors.Is(err, os.ErrPermission) {
-			return host.Process{}, fmt.Errorf("cannot set oom_score_adj: %w", err)
+		if err := setOOMScore(pid, oom); err != nil {
+			return host.Process{}, err
 		}
 	}
 	return host.Process{PID: pid, StartTime: st.start}, nil

@@ -57,6 +57,15 @@ func TestSpawnWaitSignal(t *testing.T) {
 	if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.PID)); strings.TrimSpace(string(b)) != "321" {
 		t.Errorf("oom_score_adj is %q", b)
 	}
+	if err := ps.SetOOMScore(p, 654); err != nil {
+		t.Error(err)
+	}
+	if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.PID)); strings.TrimSpace(string(b)) != "654" {
+		t.Errorf("oom_score_adj is %q after it was set anew", b)
+	}
+	if err := ps.SetOOMScore(host.Process{PID: p.PID, StartTime: p.StartTime + 1}, 7); err == nil {
+		t.Error("oom_score_adj of a process that is no more was set")
+	}
 	if sid, _ := getsid(p.PID); sid != p.PID {
 		t.Errorf("session %d, want one of its own (%d)", sid, p.PID)
 	}

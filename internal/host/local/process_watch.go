@@ -81,6 +81,26 @@ func (ps processes) Signal(p host.Process, s syscall.Signal) error {
 	return nil
 }
 
+// SetOOMScore writes by the pid while a pidfd keeps it from passing to another process.
+func (ps processes) SetOOMScore(p host.Process, adj int) error {
+	fd, err := openPidfd(p)
+	if err != nil {
+		return fmt.Errorf("cannot set oom_score_adj of process %d: %w", p.PID, err)
+	}
+	defer unix.Close(fd)
+	return setOOMScore(p.PID, adj)
+}
+
+// setOOMScore leaves it undone where we may not: lowering it needs CAP_SYS_RESOURCE, and without that the process is
+// only a more likely victim.
+func setOOMScore(pid, adj int) error {
+	err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), fmt.Appendf(nil, "%d", adj), 0)
+	if err != nil && !errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("cannot set oom_score_adj: %w", err)
+	}
+	return nil
+}
+
 // openPidfd pins a process; ESRCH when the pid is free or names another process.
 func openPidfd(p host.Process) (int, error) {
 	if p.PID <= 0 {

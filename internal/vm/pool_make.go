@@ -1,0 +1,184 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"banger/api"
+	"banger/api/agentapi"
+	"banger/internal/operation"
+	"banger/internal/template"
+)
+
+// oomScorePooled is how gladly the kernel ends a clone that is nobody's, oomScore one that is somebody's.
+const (
+	oomScorePooled = 900
+	oomScore       = 500
+)
+
+// poolKind is what the pool's clones are like.
+type poolKind struct {
+	vm   api.VM // spec and digests
+	want template.Want
+	base api.Template
+}
+
+// fits reports whether a VM of the pool is of this kind, thawed from the template that a start would take now.
+func (k poolKind) fits(vm api.VM) bool {
+	return vm.Runtime.RootTemplateID == k.base.ID && serves(vm, k.vm)
+}
+
+func (k poolKind) price() int64 { return k.vm.Spec.MemoryBytes + overhead }
+
+// serves reports whether a clone is what a start of another VM would make.
+func serves(pooled, vm api.VM) bool {
+	a, b := pooled.Spec, vm.Spec
+	return pooled.Runtime.ImageDigest == vm.Runtime.ImageDigest && pooled.Runtime.KernelDigest == vm.Runtime.KernelDigest &&
+		a.CPUs == b.CPUs && a.MemoryBytes == b.MemoryBytes && a.DiskBytes == b.DiskBytes && a.RootBytes == b.RootBytes && a.Net == b.Net
+}
+
+// poolKind is the default image and shape; found is false where there is no template of it, or no pool is wanted.
+func (s *Service) poolKind(ctx context.Context) (k poolKind, found bool, err error) {
+	if s.PoolSize == 0 {
+		return k, false, nil
+	}
+	k.vm = api.VM{Spec: s.withDefaults(api.VMSpec{})}
+	if err := s.checkHost(ctx, k.vm.Spec); err != nil {
+		return k, false, nil //nolint:nilerr // a user who asks for one is told why there can be none
+	}
+	if err := s.pinObjects(ctx, &k.vm); err != nil || k.vm.Runtime.ImageDigest == "" || k.vm.Runtime.KernelDigest == "" {
+		return k, false, nil //nolint:nilerr // likewise
+	}
+	if k.want, err = s.templateWant(ctx, k.vm); err != nil {
+		return k, false, err
+	}
+	k.base, found, err = s.Templates.Get(ctx, k.want)
+	return k, found, err
+}
+
+// fillOne makes one clone and returns when it may be taken.
+func (s *Service) fillOne(ctx context.Context, k poolKind) error {
+	vm := api.VM{
+		ID: s.newID(), State: api.StatePooled, Spec: k.vm.Spec, Pending: []string{}, CreatedAt: s.Now().UTC(),
+	}
+	vm.Name = "~" + vm.ID // no user can give a name like this
+	vm.Runtime.ImageDigest, vm.Runtime.KernelDigest = k.vm.Runtime.ImageDigest, k.vm.Runtime.KernelDigest
+	vm.Runtime.RootTemplateID = k.base.ID
+	s.derive(&vm)
+	vm, _, err := s.Store.InsertVM(ctx, vm, "", s.reserve)
+	if err != nil {
+		return err
+	}
+	m := &making{vm: vm, done: make(chan struct{})}
+	finish := sync.OnceFunc(func() {
+		s.pool.mu.Lock()
+		s.pool.making = nil
+		s.pool.mu.Unlock()
+		close(m.done)
+	})
+	s.pool.mu.Lock()
+	ended := s.pool.ended
+	if !ended {
+		m.op = s.Operations.Start("pool.fill", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+			op.Undo("create", func(ctx context.Context) error { defer finish(); return s.removePooled(ctx, vm.ID) })
+			b := &boot{Service: s, op: op, vm: vm, base: k.base}
+			if err := b.fill(ctx); err != nil {
+				return err
+			}
+			op.Keep()
+			finish()
+			return nil
+		})
+		s.pool.making = m
+	}
+	s.pool.mu.Unlock()
+	if ended {
+		return s.removePooled(ctx, vm.ID)
+	}
+	_, err = m.op.Wait(ctx)
+	if err != nil && api.CodeOf(err) != api.CodeCancelled {
+		s.pool.mu.Lock()
+		s.pool.failed = s.Now()
+		s.pool.mu.Unlock()
+		return err
+	}
+	return nil
+}
+
+// fill is the list of steps to a clone that waits: all of a start, but for what makes it somebody's.
+func (b *boot) fill(ctx context.Context) error {
+	unlock, err := b.locks.Lock(ctx, b.vm.ID)
+	if err != nil {
+		return err
+	}
+	unlock = sync.OnceFunc(unlock)
+	b.op.Undo("lock", func(context.Context) error { unlock(); return nil })
+	if b.machine, err = b.machineOf(ctx, b.vm); err != nil {
+		return err
+	}
+	if err := b.steps(ctx, step{"disks", b.disks}, step{"network", b.network}, step{"thaw", b.thawPooled}, step{"warm", b.warm}); err != nil {
+		return err
+	}
+	if err := b.pooled(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	unlock()
+	return nil
+}
+
+// thawPooled gives up where the template does not thaw: a user's start says so, and mends it.
+func (b *boot) thawPooled(ctx context.Context) error {
+	instance, err := b.Hypervisor.Thaw(ctx, b.machine, b.Templates.Frozen(b.base), b.recordVMM)
+	if err != nil {
+		return errors.Join(err, b.link.Close())
+	}
+	return errors.Join(b.running(ctx, instance, true), b.Host.SetOOMScore(instance.Process(), oomScorePooled))
+}
+
+// warmTime bounds the warming of a clone.
+const warmTime = 20 * time.Second
+
+// warm has the guest do once what it will be asked to do: under emulation each thing takes ten times as long the first time.
+func (b *boot) warm(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, warmTime)
+	defer cancel()
+	if err := b.Service.personalise(ctx, b.live); err != nil {
+		return err
+	}
+	if _, err := b.live.agent.WaitReady(ctx); err != nil {
+		return err
+	}
+	// What an image has no program for cannot be warmed.
+	if _, err := b.live.agent.ExecWait(ctx, api.ExecSpec{Argv: []string{"true"}}); err != nil && context.Cause(ctx) != nil {
+		return err
+	}
+	_, err := b.live.agent.Personalise(ctx, b.christening(anonymous))
+	return err
+}
+
+// anonymous is the host name of a guest that is nobody's.
+const anonymous = "localhost"
+
+// christening is what a guest still needs that has all but a name.
+func (s *Service) christening(name string) agentapi.Personalise {
+	p := agentapi.Personalise{Entropy: make([]byte, 64), Hostname: name, Time: s.Now()}
+	s.Random(p.Entropy)
+	return p
+}
+
+// pooled makes the clone one that may be taken.
+func (b *boot) pooled(ctx context.Context) error {
+	vm, err := b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		now := b.Now().UTC()
+		vm.Ready, vm.ReadyAt = true, &now
+		return nil, nil
+	})
+	if err != nil {
+		return err
+	}
+	b.keepClock(b.live)
+	b.pool.add(vm)
+	return nil
+}
