@@ -60,7 +60,11 @@ func (s *system) Personalise(ctx context.Context, p agentapi.Personalise) (agent
 	}
 	if s.kind == initSystemd && !releaseInit() {
 		// The answer goes first: with one CPU, the units that start would hold it up.
-		time.AfterFunc(answerTime, func() { tellUnits(context.WithoutCancel(ctx), c) })
+		told := s.unitsChange()
+		time.AfterFunc(answerTime, func() {
+			defer told()
+			tellUnits(context.WithoutCancel(ctx), c)
+		})
 	}
 	return s.Health(), nil
 }

@@ -40,6 +40,8 @@ type system struct {
 	changed      chan struct{}     // closed and replaced when waiting changes
 	degraded     []string
 	personalised bool
+	// settling is closed when all units know who the guest is; nil when they do.
+	settling chan struct{}
 }
 
 func newSystem(kind, version string) *system {
@@ -68,6 +70,29 @@ func (s *system) settle(ctx context.Context) {
 		s.degraded = degraded
 		s.mu.Unlock()
 		s.setWaiting("systemd", "")
+	}
+}
+
+// unitsChange begins a time in which services that the guest has may be down, until the returned is called.
+func (s *system) unitsChange() (done func()) {
+	settling := make(chan struct{})
+	s.mu.Lock()
+	s.settling = settling
+	s.mu.Unlock()
+	return func() { close(settling) }
+}
+
+// Settled returns when no service is down because it is only just told who the guest is.
+func (s *system) Settled(ctx context.Context) {
+	s.mu.Lock()
+	settling := s.settling
+	s.mu.Unlock()
+	if settling == nil {
+		return
+	}
+	select {
+	case <-settling:
+	case <-ctx.Done():
 	}
 }
 

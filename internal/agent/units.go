@@ -64,7 +64,7 @@ func tellUnits(ctx context.Context, c changes) {
 	for _, u := range units() {
 		switch {
 		case u.hostKey && c.hostKey && wanted(u.name):
-			// At once, so that nobody is shown the old key; it is started where it was not.
+			// At once, so that nobody is shown the old key; it is started where it was not. Callers wait for it: see Settled.
 			systemctl(ctx, "restart", u.name)
 		case u.ifWanted && c.born && wanted(u.name):
 			start = append(start, u.name)
@@ -73,13 +73,13 @@ func tellUnits(ctx context.Context, c changes) {
 		}
 	}
 	if len(restart) > 0 {
-		systemctl(ctx, append([]string{"try-restart"}, restart...)...)
+		systemctl(ctx, append([]string{"--no-block", "try-restart"}, restart...)...)
 	}
 	if c.born {
 		forgetJournal(ctx)
 	}
 	if len(start) > 0 {
-		systemctl(ctx, append([]string{"start"}, start...)...)
+		systemctl(ctx, append([]string{"--no-block", "start"}, start...)...)
 	}
 }
 
@@ -100,12 +100,12 @@ func forgetJournal(ctx context.Context) {
 	}
 }
 
-// systemctl asks for something and does not wait. A unit that is not there, or not running, is no failure: the exit
+// systemctl asks systemd for something. A unit that is not there, or not running, is no failure: the exit
 // code says nothing more.
 func systemctl(ctx context.Context, args ...string) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if _, _, err := runCommand(ctx, nil, append([]string{"systemctl", "--no-block", "--quiet"}, args...)...); err != nil {
+	if _, _, err := runCommand(ctx, nil, append([]string{"systemctl", "--quiet"}, args...)...); err != nil {
 		console("%v", err)
 	}
 }

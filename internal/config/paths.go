@@ -80,7 +80,7 @@ func (p Paths) KnownHosts() string { return filepath.Join(p.SSH, "known_hosts") 
 // SSHConfig is what `ssh-config --install` includes into the user's own.
 func (p Paths) SSHConfig() string { return filepath.Join(p.SSH, "config") }
 
-// TemplatePaths are the files of one template, all 0444 in a 0711 directory.
+// TemplatePaths are the files of one template, 0444 what VMMs open by path (the disks), else 0400, in a 0711 directory.
 type TemplatePaths struct{ Dir string }
 
 // Root and Work are the disks that clones' disks lie on: the root as it was frozen, and a

@@ -116,6 +116,8 @@ func (s *system) Release(context.Context) error {
 	return nil
 }
 
+func (s *system) Settled(context.Context) {}
+
 func (s *system) Quiesce(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

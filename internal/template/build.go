@@ -265,19 +265,23 @@ func (b *builder) seal(context.Context) error {
 		return err
 	}
 	for _, e := range entries {
-		if err := sealFile(filepath.Join(t.Dir, e.Name())); err != nil {
+		mode := os.FileMode(0o444)
+		if path := filepath.Join(t.Dir, e.Name()); path == t.Memory() || path == t.Device() {
+			mode = 0o400 // VMMs of other uids get them as descriptors
+		}
+		if err := sealFile(filepath.Join(t.Dir, e.Name()), mode); err != nil {
 			return err
 		}
 	}
 	return errors.Join(durable.SyncDir(t.Dir), durable.SyncDir(b.Paths.Templates()))
 }
 
-func sealFile(path string) error {
+func sealFile(path string, mode os.FileMode) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Chown(os.Geteuid(), os.Getegid()), f.Chmod(0o444), f.Sync(), f.Close())
+	return errors.Join(f.Chown(os.Geteuid(), os.Getegid()), f.Chmod(mode), f.Sync(), f.Close())
 }
 
 // close ends whatever a build has begun; what it has sealed stays only if the build got as far as its record.

@@ -100,15 +100,17 @@ func (s *Service) stop(ctx context.Context, op *operation.Operation, id string, 
 	}); err != nil {
 		return err
 	}
-	if err := l.instance.Resume(ctx); err != nil { // it may be paused
-		return err
-	}
 	begin := s.Now()
 	forced := false
 	err := op.Step(ctx, "shut down", func(ctx context.Context) error {
 		actx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
-		// An agent that refuses or has died is no reason for a stop to fail: it is forced below.
+		// A VMM that hangs, or an agent that refuses or has died, is no reason for a stop to fail: it is forced below.
+		if l.instance.Standing() {
+			if err := l.instance.Resume(actx); err != nil {
+				s.Log.Warn("the guest stands still", "vm", id, "error", err)
+			}
+		}
 		if err := l.agent.Shutdown(actx, agentapi.Shutdown{TimeoutMS: timeout.Milliseconds()}); err != nil {
 			s.Log.Warn("the guest did not take the request to shut down", "vm", id, "error", err)
 		}

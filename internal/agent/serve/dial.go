@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -18,19 +19,21 @@ import (
 // dialTimeout is for a port of this very machine: it answers or it does not.
 const dialTimeout = 5 * time.Second
 
+// settleTimeout bounds the wait for services that a new identity has stopped: sshd above all.
+const settleTimeout = 30 * time.Second
+
 // dial connects the caller to a port on the guest's loopback.
 func (s *Server) dial(w http.ResponseWriter, r *http.Request) error {
 	port, err := strconv.ParseUint(r.URL.Query().Get("port"), 10, 16)
 	if err != nil || port == 0 {
 		return api.Errorf(api.CodeInvalid, "the port %q is not between 1 and 65535", r.URL.Query().Get("port"))
 	}
-	d := net.Dialer{Timeout: dialTimeout}
-	var there net.Conn
-	for _, host := range []string{"127.0.0.1", "::1"} {
-		there, err = d.DialContext(r.Context(), "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
-		if err == nil || !errors.Is(err, unix.ECONNREFUSED) {
-			break
-		}
+	there, err := dialLoopback(r.Context(), int(port))
+	if errors.Is(err, unix.ECONNREFUSED) {
+		settled, cancel := context.WithTimeout(r.Context(), settleTimeout)
+		s.o.System.Settled(settled)
+		cancel()
+		there, err = dialLoopback(r.Context(), int(port))
 	}
 	if err != nil {
 		return api.Errorf(api.CodeUnreachable, "nothing answers on port %d in the guest: %w", port, err)
@@ -45,6 +48,17 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request) error {
 	}
 	join(frame.NewDuplex(conn, in), there.(*net.TCPConn))
 	return nil
+}
+
+func dialLoopback(ctx context.Context, port int) (conn net.Conn, err error) {
+	d := net.Dialer{Timeout: dialTimeout}
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		conn, err = d.DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		if err == nil || !errors.Is(err, unix.ECONNREFUSED) {
+			break
+		}
+	}
+	return conn, err
 }
 
 // join copies both ways until both directions have ended, or one has been cut off.

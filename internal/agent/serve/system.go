@@ -17,6 +17,8 @@ type System interface {
 	// Quiesce makes a released guest ready to be frozen.
 	Quiesce(ctx context.Context) error
 	Personalise(ctx context.Context, p agentapi.Personalise) (agentapi.Health, error)
+	// Settled returns when no service is down only because it is told who the guest is.
+	Settled(ctx context.Context)
 	// Shutdown returns when everything is synced; the guest then ends by itself.
 	Shutdown(ctx context.Context, s agentapi.Shutdown) error
 	SetClock(c agentapi.Clock) error

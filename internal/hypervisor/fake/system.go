@@ -99,6 +99,8 @@ func (s *system) SetClock(agentapi.Clock) error { return nil }
 
 func (s *system) Grow(context.Context) error { return nil }
 
+func (s *system) Settled(context.Context) {}
+
 // Shutdown ends the commands as a real guest would, and the guest when the answer has left.
 func (g *guest) Shutdown(_ context.Context, s agentapi.Shutdown) error {
 	if g.spec.does(ignoresStop) {

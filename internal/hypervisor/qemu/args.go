@@ -191,7 +191,9 @@ func nicArgs(n *hypervisor.NIC, l *launch) []string {
 	if n.Tap == nil {
 		netdev = "stream,id=net0,server=off,addr.type=unix,addr.path=" + escape(n.Socket)
 	}
-	return []string{"-netdev", netdev, "-device", "virtio-net-device,netdev=net0,mac=" + n.MAC}
+	// guest_announce: with it a thawed device that is told to announce itself no times (see load) has no timer for that any
+	// more, and QEMU 7.2 dies of it (SIGSEGV in timer_del) when the guest resets the device: at its next reboot.
+	return []string{"-netdev", netdev, "-device", "virtio-net-device,netdev=net0,guest_announce=off,mac=" + n.MAC}
 }
 
 // escape doubles commas, as QEMU's option syntax wants them.

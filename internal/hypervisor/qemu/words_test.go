@@ -109,7 +109,7 @@ func TestArguments(t *testing.T) {
 		"-S\n", "-machine\nmicrovm,acpi=on,pit=off,memory-backend=mem\n", "-accel\ntcg,tb-size=128\n", "-cpu\nmax,-erms,-fsrm\n",
 		"memory-backend-ram,id=mem,size=512M,reserve=off\n", "file,id=console,path=/state/a,,b/v/console.log,append=on\n",
 		"tsc_early_khz=2596096 banger.init=none\n", `"filename":"/s/\"a\",b"`, `"werror":"enospc"`, `"detect-zeroes":"unmap"`,
-		"stream,id=net0,server=off,addr.type=unix,addr.path=/state/a,,b/v/n\n", "netdev=net0,mac=52:54:00:00:00:01\n",
+		"stream,id=net0,server=off,addr.type=unix,addr.path=/state/a,,b/v/n\n", "netdev=net0,guest_announce=off,mac=52:54:00:00:00:01\n",
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in\n%s", want, all)
