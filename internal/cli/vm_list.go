@@ -35,6 +35,9 @@ func newListCmd(a *app) *cobra.Command {
 	return cmd
 }
 
+// notStopped are the states that are listed without -a. The daemon looks for them: of the stopped ones there may be thousands.
+var notStopped = [...]api.State{api.StateStarting, api.StateRunning, api.StateStopping, api.StateSuspended, api.StatePaused, api.StateDeleting}
+
 func (o *listOptions) run(ctx context.Context, a *app) error {
 	byState := false
 	for _, f := range o.filters {
@@ -47,15 +50,15 @@ func (o *listOptions) run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	vms, err := c.VMs(ctx, o.filters...)
+	filters := o.filters
+	if !o.all && !byState {
+		for _, state := range notStopped {
+			filters = append(filters, "state="+string(state))
+		}
+	}
+	vms, err := c.VMs(ctx, filters...)
 	if err != nil {
 		return err
-	}
-	stopped := 0
-	if !o.all && !byState {
-		stopped = len(vms)
-		vms = slices.DeleteFunc(vms, func(vm api.VM) bool { return vm.State == api.StateStopped })
-		stopped -= len(vms)
 	}
 	slices.SortFunc(vms, func(x, y api.VM) int { return cmp.Compare(x.Name, y.Name) })
 	switch {
@@ -76,8 +79,8 @@ func (o *listOptions) run(ctx context.Context, a *app) error {
 	if err := t.write(a.Out); err != nil {
 		return err
 	}
-	if stopped > 0 && isTerminal(a.Out) {
-		a.note("%d stopped: banger ps -a", stopped)
+	if len(vms) == 0 && len(o.filters) == 0 && !o.all && isTerminal(a.Out) {
+		a.note("none runs; stopped ones, too: banger ps -a")
 	}
 	return nil
 }

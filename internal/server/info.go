@@ -54,15 +54,18 @@ func (s *Server) info(c *call) (api.Info, error) {
 }
 
 func (s *Server) describeObjects(ctx context.Context, i *api.Info, problem func(string, ...any)) {
-	vms, err := s.VMs.List(ctx, nil)
+	vms, err := s.VMs.Count(ctx)
 	if err != nil {
-		problem("cannot list machines: %v", err)
+		problem("cannot count machines: %v", err)
 	}
-	i.VMs = len(vms)
 	i.PoolReady, i.PoolWanted = s.VMs.PoolState()
-	for _, vm := range vms {
-		if vm.State == api.StateRunning {
-			i.VMsRunning++
+	for state, n := range vms {
+		if state == api.StatePooled {
+			continue
+		}
+		i.VMs += n
+		if state == api.StateRunning {
+			i.VMsRunning += n
 		}
 	}
 	if i.Images, err = s.Images.Images(ctx); err != nil {

@@ -77,6 +77,34 @@ func TestFindByNameAndPrefix(t *testing.T) {
 	}
 }
 
+func TestListByState(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "db"))
+	for i, state := range []api.State{api.StateStopped, api.StateRunning, api.StatePaused, api.StateStopped} {
+		id := fmt.Sprintf("aaaaaaaaaaa%d", i)
+		add(t, s, id, id)
+		if _, err := s.UpdateVM(t.Context(), id, func(vm *api.VM) ([]api.Event, error) { vm.State = state; return nil, nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		states []api.State
+		want   string
+	}{{nil, "0123"}, {[]api.State{api.StateStopped}, "03"}, {[]api.State{api.StateRunning, api.StatePaused}, "12"}, {[]api.State{api.StateDeleting}, ""}} {
+		vms, err := s.VMsIn(t.Context(), c.states...)
+		got := ""
+		for _, vm := range vms {
+			got += vm.ID[11:]
+		}
+		if err != nil || got != c.want {
+			t.Errorf("%v: %q, %v; want %q", c.states, got, err, c.want)
+		}
+	}
+	counts, err := s.CountVMs(t.Context())
+	if err != nil || len(counts) != 3 || counts[api.StateStopped] != 2 || counts[api.StatePaused] != 1 {
+		t.Errorf("counts are %v, %v", counts, err)
+	}
+}
+
 func TestCursorIsNeverGivenTwice(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)

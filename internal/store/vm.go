@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"banger/api"
 )
@@ -175,6 +176,38 @@ func (s *Store) FindVM(ctx context.Context, ref string) (api.VM, error) {
 // VMs reads all records, oldest first.
 func (s *Store) VMs(ctx context.Context) ([]api.VM, error) {
 	return s.vms(ctx, `SELECT record FROM vms ORDER BY record ->> 'created_at', id`)
+}
+
+// VMsIn reads the records of the VMs that are in one of the given states, oldest first; none given: all.
+func (s *Store) VMsIn(ctx context.Context, states ...api.State) ([]api.VM, error) {
+	if len(states) == 0 {
+		return s.VMs(ctx)
+	}
+	args := make([]any, len(states))
+	for i, state := range states {
+		args[i] = string(state)
+	}
+	in := "?" + strings.Repeat(",?", len(states)-1)
+	return s.vms(ctx, `SELECT record FROM vms WHERE state IN (`+in+`) ORDER BY record ->> 'created_at', id`, args...) //nolint:gosec // only question marks
+}
+
+// CountVMs tells how many VMs are in each state.
+func (s *Store) CountVMs(ctx context.Context) (map[api.State]int, error) {
+	rows, err := s.db.QueryContext(ctx, `SELECT state, count(*) FROM vms GROUP BY state`)
+	if err != nil {
+		return nil, mapError(err)
+	}
+	defer rows.Close()
+	counts := map[api.State]int{}
+	for rows.Next() {
+		var state string
+		var n int
+		if err := rows.Scan(&state, &n); err != nil {
+			return nil, mapError(err)
+		}
+		counts[api.State(state)] = n
+	}
+	return counts, mapError(rows.Err())
 }
 
 func (s *Store) vms(ctx context.Context, query string, args ...any) ([]api.VM, error) {

@@ -19,11 +19,11 @@ func (s *Service) Get(ctx context.Context, ref string) (api.VM, error) {
 // List returns the VMs that pass all filters, oldest first. A filter is "state=STATE", "label=KEY" or
 // "label=KEY=VALUE"; several states are alternatives, several labels must all match.
 func (s *Service) List(ctx context.Context, filters []string) ([]api.VM, error) {
-	match, err := parseFilters(filters)
+	states, match, err := parseFilters(filters)
 	if err != nil {
 		return nil, err
 	}
-	vms, err := s.Store.VMs(ctx)
+	vms, err := s.Store.VMsIn(ctx, states...)
 	if err != nil {
 		return nil, err
 	}
@@ -37,17 +37,17 @@ func (s *Service) List(ctx context.Context, filters []string) ([]api.VM, error) 
 	return out, nil
 }
 
-func parseFilters(filters []string) (func(api.VM) bool, error) {
-	states := map[api.State]bool{}
+// parseFilters leaves the states to the store: there may be very many VMs that are stopped.
+func parseFilters(filters []string) (states []api.State, match func(api.VM) bool, err error) {
 	var labels []func(map[string]string) bool
 	for _, f := range filters {
 		kind, arg, ok := strings.Cut(f, "=")
 		switch {
 		case ok && kind == "state":
 			if !knownState(api.State(arg)) {
-				return nil, api.Errorf(api.CodeInvalid, "%q is no state: stopped, starting, running, stopping, suspended, paused, deleting, pooled", arg)
+				return nil, nil, api.Errorf(api.CodeInvalid, "%q is no state: stopped, starting, running, stopping, suspended, paused, deleting, pooled", arg)
 			}
-			states[api.State(arg)] = true
+			states = append(states, api.State(arg))
 		case ok && kind == "label" && arg != "":
 			key, want, exact := strings.Cut(arg, "=")
 			labels = append(labels, func(have map[string]string) bool {
@@ -55,13 +55,10 @@ func parseFilters(filters []string) (func(api.VM) bool, error) {
 				return ok && (!exact || v == want)
 			})
 		default:
-			return nil, api.Errorf(api.CodeInvalid, "filter %q is neither state=STATE nor label=KEY[=VALUE]", f)
+			return nil, nil, api.Errorf(api.CodeInvalid, "filter %q is neither state=STATE nor label=KEY[=VALUE]", f)
 		}
 	}
-	return func(vm api.VM) bool {
-		if len(states) > 0 && !states[vm.State] {
-			return false
-		}
+	return states, func(vm api.VM) bool {
 		for _, l := range labels {
 			if !l(vm.Spec.Labels) {
 				return false
@@ -70,6 +67,9 @@ func parseFilters(filters []string) (func(api.VM) bool, error) {
 		return true
 	}, nil
 }
+
+// Count tells how many VMs are in each state.
+func (s *Service) Count(ctx context.Context) (map[api.State]int, error) { return s.Store.CountVMs(ctx) }
 
 func knownState(s api.State) bool {
 	switch s {
