@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 )
@@ -65,6 +66,45 @@ func (s VMSpec) Validate() error {
 		return Errorf(CodeInvalid, "net is %q: give bridge, user or none", s.Net)
 	}
 	return validateLabels(s.Labels)
+}
+
+// Validate checks a request for forks.
+func (f VMFork) Validate() error {
+	if f.Count < 0 || f.Count > MaxForks || len(f.Names) > MaxForks {
+		return Errorf(CodeInvalid, "count is %d: give 1 to %d", max(f.Count, len(f.Names)), MaxForks)
+	}
+	if len(f.Names) > 0 && (f.Name != "" || f.Count != 0 && f.Count != len(f.Names)) {
+		return Errorf(CodeInvalid, "%d names are given: leave out name, and count or make it the same", len(f.Names))
+	}
+	seen := map[string]bool{}
+	for _, name := range f.AllNames() {
+		if name == "" {
+			continue
+		}
+		if err := ValidateName(name); err != nil {
+			return err
+		}
+		if seen[name] {
+			return Errorf(CodeInvalid, "the name %q is given twice", name)
+		}
+		seen[name] = true
+	}
+	return validateLabels(f.Labels)
+}
+
+// AllNames is a name for each fork, empty where one is to be made up.
+func (f VMFork) AllNames() []string {
+	if len(f.Names) > 0 {
+		return f.Names
+	}
+	names := make([]string, max(1, f.Count))
+	for n := range names {
+		names[n] = f.Name
+		if f.Name != "" && len(names) > 1 {
+			names[n] = fmt.Sprintf("%s-%d", f.Name, n+1)
+		}
+	}
+	return names
 }
 
 func validateDisk(what string, bytes int64) error {

@@ -172,6 +172,29 @@ type VMStart struct {
 	DiscardMemory bool `json:"discard_memory"`
 }
 
+// MaxForks is how many forks one request may ask for.
+const MaxForks = 100
+
+// VMFork is POST /v1/vms/{ref}/fork. All forks begin at the same moment of the source.
+type VMFork struct {
+	// Count is how many forks, 1 to 100; 0 means one, or as many as Names has.
+	Count int `json:"count"`
+	// Name is the name of the one fork, or the first part of NAME-1, NAME-2, …; empty: names are made up.
+	Name string `json:"name"`
+	// Names are the names of all forks, instead of Name.
+	Names []string `json:"names"`
+	// Labels are added to the source's; an empty value leaves out a label that the source has.
+	Labels map[string]string `json:"labels"`
+	// AutoRemove deletes a fork as soon as it has stopped, whatever its source does.
+	AutoRemove bool `json:"auto_remove"`
+}
+
+// VMForked is the answer to VMFork: the forks as they are reserved, and the operation that makes them.
+type VMForked struct {
+	VMs       []VM      `json:"vms"`
+	Operation Operation `json:"operation"`
+}
+
 // VMUpdate is PATCH /v1/vms/{ref}; a null field stays as it is. Disks only grow.
 type VMUpdate struct {
 	CPUs        *int   `json:"cpus"`

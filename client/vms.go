@@ -50,6 +50,11 @@ func (c *Client) SuspendVM(ctx context.Context, ref string) (api.Operation, erro
 	return call[api.Operation](ctx, c, request{method: http.MethodPost, path: vmPath(ref, "suspend")})
 }
 
+// ForkVM reserves forks of a running VM and begins to make them.
+func (c *Client) ForkVM(ctx context.Context, ref string, fork api.VMFork) (api.VMForked, error) {
+	return call[api.VMForked](ctx, c, request{method: http.MethodPost, path: vmPath(ref, "fork"), body: fork})
+}
+
 // PauseVM stops a VM's CPUs.
 func (c *Client) PauseVM(ctx context.Context, ref string) (api.VM, error) {
 	return call[api.VM](ctx, c, request{method: http.MethodPost, path: vmPath(ref, "pause")})

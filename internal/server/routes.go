@@ -41,6 +41,7 @@ func (s *Server) routes() []route {
 		{"POST /v1/vms/{ref}/suspend", owner, "freeze a VM to disk and give its memory back", nil, begin(s.suspendVM)},
 		{"POST /v1/vms/{ref}/pause", owner, "stop a VM's CPUs", nil, answer(200, s.pauseVM)},
 		{"POST /v1/vms/{ref}/unpause", owner, "let a paused VM go on", nil, answer(200, s.unpauseVM)},
+		{"POST /v1/vms/{ref}/fork", owner, "make machines that go on from where a running VM is", nil, accept(http.StatusAccepted, smallBody, s.forkVM)},
 		{"POST /v1/vms/{ref}/reset", owner, "give a stopped VM a fresh root disk; its work disk stays", nil, beginWith(s.resetVM)},
 		{"POST /v1/vms/{ref}/signal", owner, "send a signal to the main command", nil, accept(http.StatusNoContent, smallBody, s.signalVM)},
 		{"POST /v1/vms/{ref}/exec", owner, "run a command: live over an upgraded connection, or wait for its end", nil, s.execAction()},

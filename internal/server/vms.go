@@ -47,6 +47,16 @@ func (s *Server) startVM(c *call, start api.VMStart) (*operation.Operation, erro
 func (s *Server) suspendVM(c *call) (*operation.Operation, error) {
 	return s.VMs.Suspend(c.ctx, c.ref())
 }
+
+func (s *Server) forkVM(c *call, fork api.VMFork) (api.VMForked, error) {
+	vms, op, err := s.VMs.Fork(c.ctx, c.ref(), fork)
+	if err != nil {
+		return api.VMForked{}, err
+	}
+	snapshot, err := c.begun(op, nil)
+	return api.VMForked{VMs: vms, Operation: snapshot}, err
+}
+
 func (s *Server) pauseVM(c *call) (api.VM, error)   { return s.VMs.Pause(c.ctx, c.ref()) }
 func (s *Server) unpauseVM(c *call) (api.VM, error) { return s.VMs.Unpause(c.ctx, c.ref()) }
 

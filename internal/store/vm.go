@@ -97,6 +97,20 @@ func (s *Store) UpdateVM(ctx context.Context, id string, fn func(*api.VM) ([]api
 	return vm, err
 }
 
+// UpdateVMs is UpdateVM for several, all of them or none.
+func (s *Store) UpdateVMs(ctx context.Context, ids []string, fn func(*api.VM) ([]api.Event, error)) ([]api.VM, error) {
+	out := make([]api.VM, len(ids))
+	err := s.tx(ctx, func(t *tx) (err error) {
+		for n, id := range ids {
+			if out[n], err = t.updateVM(ctx, id, fn); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
 func (t *tx) updateVM(ctx context.Context, id string, fn func(*api.VM) ([]api.Event, error)) (api.VM, error) {
 	vm, err := t.byID(ctx, id)
 	if err != nil {

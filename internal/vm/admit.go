@@ -15,20 +15,28 @@ import (
 // overhead is what a VMM takes besides the guest's memory: QEMU's translated code (tb-size) and its own heap.
 const overhead = (128 + 64) << 20
 
-// admit refuses a start that the host's free memory cannot bear, before the OOM killer chooses somebody. What is in
-// the pool makes room first.
-func (s *Service) admit(ctx context.Context, memoryBytes int64) error {
+// admit refuses a start of so many VMs that the host's free memory cannot bear, before the OOM killer chooses somebody.
+// What is in the pool makes room first.
+func (s *Service) admit(ctx context.Context, memoryBytes int64, count int) error {
 	for {
 		m := s.Memory()
-		need := memoryBytes + overhead
+		need := int64(count) * (memoryBytes + overhead)
 		if m.Available == 0 || need <= m.Available {
 			return nil
 		}
 		if given, err := s.giveUp(ctx); err != nil || !given {
-			return errors.Join(err, api.Errorf(api.CodeExhausted, "not enough memory: the VM needs up to %d MiB, and the host has %d MiB available", need>>20, m.Available>>20).
-				WithHint("banger vm stop NAME   # or start with less: --memory %dM", max(64, (m.Available-overhead)>>20)))
+			return errors.Join(err, tooMuch(need, m.Available, count))
 		}
 	}
+}
+
+func tooMuch(need, available int64, count int) error {
+	if count > 1 {
+		return api.Errorf(api.CodeExhausted, "not enough memory: %d VMs need up to %d MiB, and the host has %d MiB available", count, need>>20, available>>20).
+			WithHint("banger vm stop NAME")
+	}
+	return api.Errorf(api.CodeExhausted, "not enough memory: the VM needs up to %d MiB, and the host has %d MiB available", need>>20, available>>20).
+		WithHint("banger vm stop NAME   # or start with less: --memory %dM", max(64, (available-overhead)>>20))
 }
 
 // memoryOf reads /proc/meminfo and /proc/pressure/memory; zero where they cannot be read, and nothing is refused then.

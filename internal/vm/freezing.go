@@ -18,6 +18,7 @@ import (
 //	f, err := s.planPoint(…)            // the layers have ids; records may name them
 //	defer f.close(ctx)                  // …and must, by then
 //	f.begin()                           // the layers are there: others' disks can be made on them
+//	f.moveOn(ctx)                       // the guest's new disks are there, and recorded
 //	p, err := f.freeze(ctx, transient)  // the state is in dir; the guest goes on
 //
 // All with the VM's lock held. The record is written before the guest moves on to its new disks. If the daemon ends in between, reconcile
@@ -31,6 +32,8 @@ type freezing struct {
 	point   point
 	release func()
 	pending bool // begun, and neither frozen nor undone
+	// overlays are the guest's new disks, by serial.
+	overlays map[string]string
 }
 
 // planPoint prepares a point of vm, to be kept in dir, which exists, is empty, and is the caller's.
@@ -79,15 +82,33 @@ func (f *freezing) begin() error {
 	return nil
 }
 
+// moveOn makes the disks that the VM will go on upon, and records them.
+func (f *freezing) moveOn(ctx context.Context) error {
+	after := f.after()
+	var g errgroup.Group
+	g.Go(func() error { return f.makeTops(ctx, after, f.point) })
+	g.Go(f.Layers.Sync)
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	layers := []store.Layer{}
+	f.overlays = map[string]string{}
+	for n, t := range topsOf(after) {
+		layers = append(layers, store.Layer{ID: t.layer, Parent: topsOf(f.vm)[n].layer, Kind: t.kind, VMID: f.vm.ID, CreatedAt: f.Now()})
+		f.overlays[t.serial] = t.path
+	}
+	_, err := f.Store.AddLayers(ctx, layers, f.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		f.point.lieOn(vm, f.Paths)
+		return nil, nil
+	})
+	return err
+}
+
 // freeze completes the point; a VM that ran goes on. A transient one is of no use after the daemon's end. On error the VM is as it was.
 func (f *freezing) freeze(ctx context.Context, transient bool) (point, error) {
-	overlays, err := f.moveOn(ctx)
+	res, err := f.l.instance.Freeze(ctx, hypervisor.Freeze{Dir: f.dir, Overlays: f.overlays, Transient: transient, Resume: true})
 	if err != nil {
-		return point{}, err
-	}
-	res, err := f.l.instance.Freeze(ctx, hypervisor.Freeze{Dir: f.dir, Overlays: overlays, Transient: transient, Resume: true})
-	if err != nil {
-		moved, known := f.movedOn(context.WithoutCancel(ctx), overlays)
+		moved, known := f.movedOn(context.WithoutCancel(ctx))
 		f.pending = !moved && known
 		if moved {
 			err = errors.Join(err, f.dropOld())
@@ -100,35 +121,14 @@ func (f *freezing) freeze(ctx context.Context, transient bool) (point, error) {
 	return f.point, f.dropOld()
 }
 
-// moveOn makes the disks that the VM will go on upon, and records them.
-func (f *freezing) moveOn(ctx context.Context) (overlays map[string]string, err error) {
-	after := f.after()
-	var g errgroup.Group
-	g.Go(func() error { return f.makeTops(ctx, after, f.point) })
-	g.Go(f.Layers.Sync)
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	layers, overlays := []store.Layer{}, map[string]string{}
-	for n, t := range topsOf(after) {
-		layers = append(layers, store.Layer{ID: t.layer, Parent: topsOf(f.vm)[n].layer, Kind: t.kind, VMID: f.vm.ID, CreatedAt: f.Now()})
-		overlays[t.serial] = t.path
-	}
-	_, err = f.Store.AddLayers(ctx, layers, f.vm.ID, func(vm *api.VM) ([]api.Event, error) {
-		f.point.lieOn(vm, f.Paths)
-		return nil, nil
-	})
-	return overlays, err
-}
-
 // movedOn reports, after a failure, whether the guest is on its new disks all the same. Where that is not known nothing is touched: a VM
 // without a VMM goes on with what is recorded, and of one whose VMM does not answer the next daemon asks again.
-func (f *freezing) movedOn(ctx context.Context, overlays map[string]string) (moved, known bool) {
+func (f *freezing) movedOn(ctx context.Context) (moved, known bool) {
 	files, err := f.l.instance.DriveFiles(ctx)
 	if err != nil {
 		return false, false
 	}
-	for serial, path := range overlays {
+	for serial, path := range f.overlays {
 		if files[serial] != path {
 			return false, true
 		}

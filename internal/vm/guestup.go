@@ -58,7 +58,10 @@ func (s *Service) personalise(ctx context.Context, l *liveVM) error {
 		if err != nil {
 			return err
 		}
-		if health.Personalised { // it was adopted, or goes on from its own frozen memory
+		switch {
+		case vm.Runtime.Forking: // what it says of itself is its source's
+			p.Thawed = agentapi.ThawedFork
+		case health.Personalised: // it was adopted, or goes on from its own frozen memory
 			p = s.renewal(vm)
 		}
 		if _, err := l.agent.Personalise(ctx, p); err != nil {
@@ -175,6 +178,7 @@ func (s *Service) markReady(ctx context.Context, l *liveVM) (api.VM, error) {
 			return nil, nil
 		}
 		vm.State, vm.Ready, vm.ReadyAt, vm.LastError = api.StateRunning, true, &now, nil
+		vm.Runtime.Forking = false
 		return []api.Event{{Kind: "vm.ready"}}, nil
 	})
 }

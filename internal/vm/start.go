@@ -160,7 +160,7 @@ func (b *boot) image(ctx context.Context) error {
 		return err
 	}
 	b.vm.State = was
-	if err := b.admit(ctx, b.vm.Spec.MemoryBytes); err != nil {
+	if err := b.admit(ctx, b.vm.Spec.MemoryBytes, 1); err != nil {
 		return err
 	}
 	b.machine, err = b.machineOf(ctx, b.vm)

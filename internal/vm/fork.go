@@ -1,0 +1,75 @@
+package vm
+
+import (
+	"context"
+	"maps"
+
+	"banger/api"
+	"banger/internal/operation"
+)
+
+// Fork makes machines that go on from where a running or paused VM is at this moment: memory, root and work disk. Each is a machine of
+// its own; the source runs on, having stood still for milliseconds. Names, addresses and uids are reserved when it returns, all of
+// them or none; the operation makes all forks or none.
+func (s *Service) Fork(ctx context.Context, ref string, want api.VMFork) ([]api.VM, *operation.Operation, error) {
+	if err := want.Validate(); err != nil {
+		return nil, nil, err
+	}
+	source, err := s.Get(ctx, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := s.forkable(source); err != nil {
+		return nil, nil, err
+	}
+	names := want.AllNames()
+	if err := s.admit(ctx, source.Spec.MemoryBytes, len(names)); err != nil {
+		return nil, nil, err
+	}
+	vms := make([]api.VM, len(names))
+	for n, name := range names {
+		vms[n] = s.newFork(source, name, want)
+	}
+	if vms, err = s.Store.InsertVMs(ctx, vms, s.reserve); err != nil {
+		return nil, nil, err
+	}
+	s.changes.Wake()
+	op := s.Operations.Start("vm.fork", source.ID, func(ctx context.Context, op *operation.Operation) error {
+		return (&fork{Service: s, op: op, source: source, vms: vms, frozen: make(chan struct{})}).run(ctx)
+	})
+	return vms, op, nil
+}
+
+// forkable finds what runs for a VM of which a point can be made.
+func (s *Service) forkable(vm api.VM) (*liveVM, error) {
+	l, alive := s.vmAlive(vm.ID)
+	switch {
+	case vm.State != api.StateRunning && vm.State != api.StatePaused || !alive:
+		return nil, api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State).WithHint("banger vm start %s", vm.Name)
+	case !vm.Ready:
+		return nil, api.Errorf(api.CodeNotReady, "the guest of VM %s is not ready", vm.Name).WithHint("banger vm logs --console %s", vm.Name)
+	case len(vm.Pending) > 0: // its memory does not go with its spec
+		return nil, api.Errorf(api.CodeConflict, "VM %s has not taken up its new CPUs or memory yet", vm.Name).WithHint("banger vm restart %s", vm.Name)
+	}
+	return l, nil
+}
+
+// newFork is the record of a fork that is yet to be made.
+func (s *Service) newFork(source api.VM, name string, want api.VMFork) api.VM {
+	vm := api.VM{ID: s.newID(), Name: name, State: api.StateStarting, Spec: source.Spec, Pending: []string{}, CreatedAt: s.Now().UTC()}
+	vm.Spec.AutoRemove = want.AutoRemove
+	vm.Spec.Labels = map[string]string{}
+	maps.Copy(vm.Spec.Labels, source.Spec.Labels)
+	for k, v := range want.Labels {
+		if vm.Spec.Labels[k] = v; v == "" {
+			delete(vm.Spec.Labels, k)
+		}
+	}
+	was, r := source.Runtime, &vm.Runtime
+	r.ImageDigest, r.KernelDigest, r.Accel = was.ImageDigest, was.KernelDigest, was.Accel
+	r.ForkOf, r.Forking = source.ID, true
+	// From now on, since what they end at must not go meanwhile.
+	r.RootTemplateID, r.WorkTemplateID = was.RootTemplateID, was.WorkTemplateID
+	s.derive(&vm)
+	return vm
+}
