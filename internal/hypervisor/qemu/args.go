@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/qemu/qmp"
 )
 
 // The descriptors that QEMU inherits first, in the order of host.Command.Files.
@@ -175,7 +176,7 @@ func driveArgs(i int, d hypervisor.Drive) ([]string, error) {
 func blockNode(name string, d hypervisor.Drive) map[string]any {
 	block := map[string]any{
 		"driver": d.Format, "node-name": name, "read-only": d.ReadOnly,
-		"file": map[string]any{"driver": "file", "filename": d.Path, "discard": "unmap"},
+		"file": map[string]any{"driver": "file", "node-name": qmp.FileNode(name), "filename": d.Path, "discard": "unmap"},
 	}
 	if !d.ReadOnly {
 		block["discard"], block["detect-zeroes"] = "unmap", "unmap"

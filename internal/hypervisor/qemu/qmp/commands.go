@@ -65,21 +65,37 @@ type Top struct {
 	Node, File string
 }
 
-// Tops are those of all devices, by device id.
+// FileNode names the node of the file that a layer's node is in.
+func FileNode(node string) string { return "f-" + node }
+
+// Tops are those of all devices, by device id. The file is asked of its own node, made as FileNode says: see plainName; of a long chain
+// that description is cut off at 4 KiB.
 func (c *Client) Tops(ctx context.Context) (map[string]Top, error) {
-	var out []struct {
+	var devices []struct {
 		QDev     string `json:"qdev"`
 		Inserted struct {
 			Node string `json:"node-name"`
 			File string `json:"file"`
 		} `json:"inserted"`
 	}
-	if err := c.Execute(ctx, "query-block", nil, &out); err != nil {
+	if err := c.Execute(ctx, "query-block", nil, &devices); err != nil {
 		return nil, err
 	}
-	tops := make(map[string]Top, len(out))
-	for _, o := range out {
-		tops[deviceID(o.QDev)] = Top{Node: o.Inserted.Node, File: plainName(o.Inserted.File)}
+	nodes, err := c.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	files := make(map[string]string, len(nodes))
+	for _, n := range nodes {
+		files[n.Name] = n.File
+	}
+	tops := make(map[string]Top, len(devices))
+	for _, d := range devices {
+		t := Top{Node: d.Inserted.Node, File: files[FileNode(d.Inserted.Node)]}
+		if t.File == "" {
+			t.File = plainName(d.Inserted.File)
+		}
+		tops[deviceID(d.QDev)] = t
 	}
 	return tops, nil
 }
