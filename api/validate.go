@@ -12,10 +12,15 @@ const (
 	MinMemoryBytes = 64 << 20
 	MinDiskBytes   = 64 << 20
 	// MaxDiskBytes is what package qcow2's disks reach, 4 TiB: a disk is thin, so a large one costs nothing.
-	MaxDiskBytes  = 4 << 40
-	maxLabels     = 64
-	maxLabelKey   = 63
-	maxLabelValue = 255
+	MaxDiskBytes = 4 << 40
+	// MinIdleSuspendMS is the shortest idleness that suspends a VM.
+	MinIdleSuspendMS = 1000
+	// IdleNever is the IdleSuspendMS of a request for a VM that is never suspended by itself.
+	IdleNever        = -1
+	maxIdleSuspendMS = 365 * 24 * 3600 * 1000
+	maxLabels        = 64
+	maxLabelKey      = 63
+	maxLabelValue    = 255
 )
 
 // A DNS label (RFC 1123): VM names become host names.
@@ -64,6 +69,11 @@ func (s VMSpec) Validate() error {
 	case "", NetBridge, NetUser, NetNone:
 	default:
 		return Errorf(CodeInvalid, "net is %q: give bridge, user or none", s.Net)
+	}
+	switch ms := s.IdleSuspendMS; {
+	case ms == 0 || ms == IdleNever:
+	case ms < MinIdleSuspendMS || ms > maxIdleSuspendMS:
+		return Errorf(CodeInvalid, "idle suspend is %d ms: give 1s to a year, or 0 for never", ms)
 	}
 	return validateLabels(s.Labels)
 }

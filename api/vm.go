@@ -58,6 +58,10 @@ type VMSpec struct {
 	// AutoRemove deletes the VM as soon as its main command has ended or, when
 	// it has none, as soon as it has stopped.
 	AutoRemove bool `json:"auto_remove"`
+	// IdleSuspendMS suspends the VM when for so many milliseconds nobody used it and its guest used under 2 % of a core; the
+	// next exec, copy, forward or ssh wakes it. 0 is never, in a request the default; -1 in a request is never, whatever the default.
+	// At least 1,000, at most a year.
+	IdleSuspendMS int64 `json:"idle_suspend_ms"`
 }
 
 // VMRuntime is what banger has decided for a VM. It is durable (SQLite), and
@@ -148,7 +152,7 @@ type VM struct {
 	ReadyAt   *time.Time `json:"ready_at"`
 	StoppedAt *time.Time `json:"stopped_at"`
 	// StopReason is why it is not running: "requested", "killed", "guest poweroff",
-	// "vmm exited", "host restarted", …; empty while it runs.
+	// "vmm exited", "host restarted", "suspended", "idle", …; empty while it runs.
 	StopReason string `json:"stop_reason"`
 }
 
@@ -201,6 +205,8 @@ type VMUpdate struct {
 	MemoryBytes *int64 `json:"memory_bytes"`
 	DiskBytes   *int64 `json:"disk_bytes"`
 	RootBytes   *int64 `json:"root_bytes"`
+	// IdleSuspendMS takes effect at once; 0 is never.
+	IdleSuspendMS *int64 `json:"idle_suspend_ms"`
 	// Labels are merged into those the VM has; an empty value removes the label.
 	Labels map[string]string `json:"labels"`
 }

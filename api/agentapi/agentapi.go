@@ -28,6 +28,7 @@
 //	                                  connections have no half-close, its bytes travel as a frame.Duplex
 //	GET  /ports                       []api.Port without Reach
 //	GET  /stats                       Stats
+//	GET  /activity                    Activity
 //	POST /clock                       Clock → Health
 //	POST /grow                        grows the file systems to their disks → Health
 //	POST /sync                        sync(2)
@@ -150,6 +151,15 @@ type Stats struct {
 	NetRxBytes    int64   `json:"net_rx_bytes"`
 	NetTxBytes    int64   `json:"net_tx_bytes"`
 	Load1         float64 `json:"load1"`
+}
+
+// Activity is what goes on in the guest that its host does not see. Asking for it costs the guest a few milliseconds at most.
+type Activity struct {
+	// Sessions counts the sessions whose command runs.
+	Sessions int `json:"sessions"`
+	// Connections counts the TCP connections between the guest and other machines that are, or are being, established; those
+	// of containers in it too.
+	Connections int `json:"connections"`
 }
 
 // Clock moves the guest's clock; sent alone to keep it right. Health.Now in the answer tells what it is then, also

@@ -102,6 +102,12 @@ func anyVM(api.VM) bool        { return true }
 func stopped(vm api.VM) bool   { return vm.State == api.StateStopped }
 func isRunning(vm api.VM) bool { return vm.State == api.StateRunning }
 
+// reachable reports whether a VM's guest can be reached: it runs, or wakes when it is.
+func reachable(vm api.VM) bool {
+	asleep := vm.State == api.StateSuspended || vm.State == api.StateStarting
+	return vm.State == api.StateRunning || asleep && vm.Spec.IdleSuspendMS > 0
+}
+
 func (a *app) completeVMs(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 	return a.vmNames(0, anyVM)(cmd, args, word)
 }
@@ -119,7 +125,7 @@ func (a *app) completeRunning(cmd *cobra.Command, args []string, word string) ([
 }
 
 func (a *app) completeRunningOne(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-	return a.vmNames(1, isRunning)(cmd, args, word)
+	return a.vmNames(1, reachable)(cmd, args, word)
 }
 
 // completeCp offers VMs with a colon behind them, and files of this host.
@@ -127,7 +133,7 @@ func (a *app) completeCp(cmd *cobra.Command, args []string, word string) ([]stri
 	if len(args) >= 2 || strings.ContainsAny(word, "/.:") {
 		return nil, cobra.ShellCompDirectiveDefault
 	}
-	names, _ := a.vmNames(0, isRunning)(cmd, nil, word)
+	names, _ := a.vmNames(0, reachable)(cmd, nil, word)
 	for i := range names {
 		names[i] += ":"
 	}

@@ -69,6 +69,25 @@ func (f *durationFlag) milliseconds() int64 {
 	return max(1, f.d.Milliseconds())
 }
 
+// orNeverFlag is a durationFlag that may also be 0.
+type orNeverFlag struct{ durationFlag }
+
+func (f *orNeverFlag) Set(text string) error {
+	if strings.TrimSpace(text) == "0" {
+		f.d, f.set = 0, true
+		return nil
+	}
+	return f.durationFlag.Set(text)
+}
+
+// orNever is the milliseconds for a request in which 0 means that nobody said anything.
+func orNever(d time.Duration) int64 {
+	if d == 0 {
+		return api.IdleNever
+	}
+	return max(1, d.Milliseconds())
+}
+
 // parseLabels reads K=V; K alone is K with an empty value.
 func parseLabels(list []string) (map[string]string, error) {
 	if len(list) == 0 {

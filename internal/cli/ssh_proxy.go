@@ -78,7 +78,7 @@ func sshIdentity(cfg *config.Config, vm api.VM) ([]ssh.PublicKey, error) {
 
 // dialSSH connects to a port of the guest, and says what to do where nothing listens.
 func dialSSH(ctx context.Context, c *client.Client, vm api.VM, port int) (net.Conn, error) {
-	if vm.State != api.StateRunning {
+	if !reachable(vm) {
 		return nil, api.Errorf(api.CodeConflict, "%s is %s", vm.Name, vm.State).WithHint("banger start %s", vm.Name)
 	}
 	conn, err := c.Dial(ctx, vm.ID, port)

@@ -81,7 +81,7 @@ func (o *portForwardOptions) run(ctx context.Context, a *app, vm string, specs [
 	if err != nil {
 		return err
 	}
-	if machine.State != api.StateRunning {
+	if !reachable(machine) {
 		return api.Errorf(api.CodeConflict, "%s is %s", machine.Name, machine.State).WithHint("banger start %s", machine.Name)
 	}
 	ctx, cancel := context.WithCancel(ctx)

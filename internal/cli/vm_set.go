@@ -13,15 +13,16 @@ type setOptions struct {
 	cpus                   int
 	memory, disk, rootDisk sizeFlag
 	labels, unlabel        []string
+	idleSuspend            orNeverFlag
 }
 
 func newSetCmd(a *app) *cobra.Command {
 	var o setOptions
 	cmd := &cobra.Command{
 		Use:   "set VM [flags]",
-		Short: "change a VM's CPUs, memory and labels, and grow its disks",
-		Long: `Change a VM's CPUs, memory and labels, and grow its disks. CPUs and memory of a
-running VM change at its next start; what waits for that is shown.`,
+		Short: "change a VM's CPUs, memory, labels and idle policy, and grow its disks",
+		Long: `Change a VM's CPUs, memory, labels and idle policy, and grow its disks. CPUs and memory
+of a running VM change at its next start; what waits for that is shown.`,
 		Args:              needOne("the name or id of a VM", "banger ps -a lists them"),
 		ValidArgsFunction: a.completeVM,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -52,6 +53,7 @@ running VM change at its next start; what waits for that is shown.`,
 	f.VarP(&o.memory, "memory", "m", "memory, such as 512M or 2G")
 	f.Var(&o.disk, "disk-size", "grow the work disk to this size")
 	f.Var(&o.rootDisk, "root-size", "grow the root disk to this size")
+	f.Var(&o.idleSuspend, "idle-suspend", "suspend the VM when it was idle for so long; 0 is never")
 	f.StringArrayVar(&o.labels, "label", nil, "set a label: `K=V`")
 	f.StringArrayVar(&o.unlabel, "unlabel", nil, "remove the label with this `KEY`")
 	return cmd
@@ -84,7 +86,14 @@ func (o *setOptions) update(cmd *cobra.Command) (api.VMUpdate, error) {
 			*s.field = &s.flag.bytes
 		}
 	}
-	if u.CPUs == nil && u.MemoryBytes == nil && u.DiskBytes == nil && u.RootBytes == nil && len(u.Labels) == 0 {
+	if o.idleSuspend.set {
+		ms := o.idleSuspend.milliseconds()
+		if o.idleSuspend.d == 0 {
+			ms = 0
+		}
+		u.IdleSuspendMS = &ms
+	}
+	if u.IdleSuspendMS == nil && u.CPUs == nil && u.MemoryBytes == nil && u.DiskBytes == nil && u.RootBytes == nil && len(u.Labels) == 0 {
 		return u, api.Errorf(api.CodeInvalid, "nothing to set").WithHint("%s --help", cmd.CommandPath())
 	}
 	return u, nil

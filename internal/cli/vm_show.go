@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -81,6 +82,9 @@ func vmFields(a *app, vm api.VM) *fields {
 	}
 	if vm.Spec.AutoRemove {
 		f.add("removed", "when its main command has ended")
+	}
+	if idle := vm.Spec.IdleSuspendMS; idle > 0 {
+		f.add("idle suspend", "after "+config.FormatDuration(time.Duration(idle)*time.Millisecond))
 	}
 	f.add("at next start", strings.Join(vm.Pending, ", "))
 	f.add("main command", mainWords(vm.Main))

@@ -16,6 +16,7 @@ type specOptions struct {
 	labels                 []string
 	autoRemove             bool
 	cold                   bool
+	idleSuspend            orNeverFlag
 }
 
 func (o *specOptions) flags(a *app, cmd *cobra.Command) {
@@ -23,6 +24,7 @@ func (o *specOptions) flags(a *app, cmd *cobra.Command) {
 	f.StringVar(&o.name, "name", "", "name of the VM, a DNS label (default: made up)")
 	f.StringArrayVar(&o.labels, "label", nil, "label the VM: `K=V`")
 	f.StringVar(&o.clientID, "client-id", "", "your own `KEY` for the VM: the same key and spec give the same VM again")
+	f.Var(&o.idleSuspend, "idle-suspend", "suspend the VM when it was idle for so long; the next exec, cp, port-forward or ssh wakes it; 0 is never")
 	complete(cmd, "name", nothing)
 	o.shapeFlags(a, cmd)
 }
@@ -64,6 +66,8 @@ func (o *specOptions) request(a *app, cmd *cobra.Command) (api.VMCreate, error) 
 		Net:         api.NetKind(choose(given("net"), o.net, cfg.Explicit("net"), cfg.Net)),
 		Labels:      labels,
 		AutoRemove:  o.autoRemove,
+
+		IdleSuspendMS: choose(o.idleSuspend.set, orNever(o.idleSuspend.d), cfg.Explicit("idle_suspend"), orNever(cfg.IdleSuspend)),
 	}
 	// A flag that was given is meant, even where its value is what a request takes for "none given".
 	for flag, empty := range map[string]bool{

@@ -63,7 +63,7 @@ func (o *sshOptions) run(ctx context.Context, a *app, target string, argv []stri
 	if err != nil {
 		return err
 	}
-	if vm.State != api.StateRunning {
+	if !reachable(vm) {
 		return api.Errorf(api.CodeConflict, "%s is %s", vm.Name, vm.State).WithHint("banger start %s", vm.Name)
 	}
 	if err := checkSSHD(ctx, c, vm); err != nil {

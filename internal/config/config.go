@@ -22,6 +22,7 @@ type Config struct {
 	Subnet                     string // CIDR, IPv4
 	DNSAddress                 string // "bridge", ADDRESS or ADDRESS:PORT
 	ReadyTimeout, StopTimeout  time.Duration
+	IdleSuspend                time.Duration // 0 is never
 	UIDBase, UIDCount          int
 	Pool                       int
 	PoolReserve                int64 // bytes; 0 means an eighth of the host's memory

@@ -59,7 +59,7 @@ func TestEveryKey(t *testing.T) {
 	sample := map[string]string{
 		"image": "i", "kernel": "k", "cpus": "3", "memory": "300M", "disk_size": "9G", "root_size": "7G", "net": "none",
 		"accel": "tcg", "disk_driver": "clone", "bridge": "br9", "subnet": "10.9.0.0/24", "dns_address": "127.0.0.1:53",
-		"ready_timeout": "9s", "stop_timeout": "8s", "state_dir": "/s", "runtime_dir": "/r", "ssh_dir": "/h", "config_dir": "/c",
+		"ready_timeout": "9s", "idle_suspend": "10m0s", "stop_timeout": "8s", "state_dir": "/s", "runtime_dir": "/r", "ssh_dir": "/h", "config_dir": "/c",
 		"uid_base": "5000", "uid_count": "9", "qemu_binary": "/q", "mirror": "http://m/", "log_level": "debug",
 		"pool": "5", "pool_reserve": "3G",
 	}
@@ -92,6 +92,7 @@ func TestMistakes(t *testing.T) {
 		{"bad size in file", "memory = \"lots\"", "", `memory (from `, ""},
 		{"bad size in env", "", "BANGER_MEMORY=-1G", `memory (from BANGER_MEMORY): "-1G" is not a size`, ""},
 		{"cpus", "", "BANGER_CPUS=0", "not a number from 1 to 64", ""},
+		{"idle_suspend", "", "BANGER_IDLE_SUSPEND=never", `"never" is not a duration`, ""},
 		{"net", "", "BANGER_NET=wifi", `"wifi" is neither bridge, user nor none`, ""},
 		{"subnet host bits", "", "BANGER_SUBNET=10.0.0.1/16", "10.0.0.0/16", ""},
 		{"relative dir", "", "BANGER_STATE_DIR=here", "not an absolute path", ""},

@@ -39,6 +39,7 @@ func Keys() []Key {
 		size("disk_size", "work disk of a VM, mounted at /root and /home", func(c *Config) *int64 { return &c.DiskSize }),
 		size("root_size", "root disk of a VM; \"auto\" is 8G, or its image's size where that is more", func(c *Config) *int64 { return &c.RootSize }),
 		text("net", "network of a VM: bridge, user or none", func(c *Config) *string { return &c.Net }, oneOf("bridge", "user", "none")),
+		orNever("idle_suspend", "suspend a VM that was idle for so long; 0 is never", func(c *Config) *time.Duration { return &c.IdleSuspend }),
 		text("accel", "how guests are run: auto, kvm or tcg", func(c *Config) *string { return &c.Accel }, oneOf("auto", "kvm", "tcg")),
 		text("disk_driver", "copy-on-write disks: qcow2 or clone", func(c *Config) *string { return &c.DiskDriver }, oneOf("qcow2", "clone")),
 		text("bridge", "name of the bridge that VMs hang on", func(c *Config) *string { return &c.Bridge }, interfaceName),
@@ -122,6 +123,20 @@ func duration(name, help string, field func(*Config) *time.Duration) Key {
 		},
 		get: func(c *Config) string { return field(c).String() },
 	}
+}
+
+// orNever is a duration that may also be 0.
+func orNever(name, help string, field func(*Config) *time.Duration) Key {
+	k := duration(name, help, field)
+	parse := k.set
+	k.set = func(c *Config, s string) error {
+		if strings.TrimSpace(s) == "0" {
+			*field(c) = 0
+			return nil
+		}
+		return parse(c, s)
+	}
+	return k
 }
 
 func directory(name, help string, field func(*Config) *string, notInFile bool) Key {

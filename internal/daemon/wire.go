@@ -111,7 +111,7 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 		Overlays: qcow2.Driver{}, Layers: layer.New(layer.Options{Store: st, Paths: cfg.Paths}),
 		Defaults: api.VMSpec{
 			Image: cfg.Image, Kernel: cfg.Kernel, CPUs: cfg.CPUs, MemoryBytes: cfg.Memory,
-			DiskBytes: cfg.DiskSize, RootBytes: cfg.RootSize, Net: api.NetKind(cfg.Net),
+			DiskBytes: cfg.DiskSize, RootBytes: cfg.RootSize, Net: api.NetKind(cfg.Net), IdleSuspendMS: cfg.IdleSuspend.Milliseconds(),
 		},
 		ReadyTimeout: cfg.ReadyTimeout, StopTimeout: cfg.StopTimeout,
 		PoolSize: cfg.Pool, PoolReserve: cfg.PoolReserve, PoolArmed: cfg.Explicit("pool"), Memory: o.Memory,

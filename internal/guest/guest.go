@@ -61,6 +61,11 @@ func (c *Client) Stats(ctx context.Context) (agentapi.Stats, error) {
 	return get[agentapi.Stats](ctx, c, "/stats", nil)
 }
 
+// Activity is what goes on in the guest that the host does not see.
+func (c *Client) Activity(ctx context.Context) (agentapi.Activity, error) {
+	return get[agentapi.Activity](ctx, c, "/activity", nil)
+}
+
 // Dial connects to a port on the guest's loopback; code unreachable where nothing listens. The
 // connection has CloseWrite; a Read that returns io.ErrUnexpectedEOF means that it was cut off.
 func (c *Client) Dial(ctx context.Context, port int) (HalfCloser, error) {

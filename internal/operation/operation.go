@@ -144,6 +144,16 @@ func (o *Operation) Watch() (api.Operation, <-chan struct{}) {
 	return s, o.changed
 }
 
+// Ended reports whether it has ended, its undo steps included.
+func (o *Operation) Ended() bool {
+	select {
+	case <-o.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Wait returns when the operation has ended, with its error.
 func (o *Operation) Wait(ctx context.Context) (api.Operation, error) {
 	select {

@@ -41,6 +41,7 @@ func (s *Server) exec(c *call) error {
 	if err != nil {
 		return err
 	}
+	defer stream.Close()
 	return s.upgrade(c, api.UpgradeFrames, func(conn *upgraded) error { return stream.Proxy(c.ctx, conn) })
 }
 

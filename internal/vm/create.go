@@ -83,6 +83,7 @@ func (s *Service) withDefaults(spec api.VMSpec) api.VMSpec {
 	spec.DiskBytes = or(spec.DiskBytes, d.DiskBytes)
 	spec.RootBytes = or(spec.RootBytes, d.RootBytes)
 	spec.Net = or(spec.Net, d.Net)
+	spec.IdleSuspendMS = max(0, or(spec.IdleSuspendMS, d.IdleSuspendMS)) // api.IdleNever becomes 0
 	labels := map[string]string{}
 	maps.Copy(labels, spec.Labels)
 	spec.Labels = labels

@@ -53,6 +53,7 @@ func (s *Service) removeOnce(ctx context.Context, id string) error {
 	if err := s.kill(ctx, id, "deleted"); err != nil {
 		return err
 	}
+	s.uses.forget(id)
 	s.forgetMain(id)
 	if err := errors.Join(os.RemoveAll(s.Paths.VM(id).Dir), s.KnownHosts.Remove(hostNames(vm)...)); err != nil {
 		return fmt.Errorf("cannot remove VM %s: %w", vm.Name, err)

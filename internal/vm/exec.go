@@ -16,16 +16,20 @@ type ExecStream struct {
 	service *Service
 	vm      api.VM
 	live    *liveVM
+	end     func()
 }
 
-// OpenExec refuses what can be refused before the caller's connection is upgraded.
+// OpenExec refuses what can be refused before the caller's connection is upgraded. The caller closes the stream.
 func (s *Service) OpenExec(ctx context.Context, ref string) (*ExecStream, error) {
-	vm, l, err := s.agentOf(ctx, ref)
+	vm, l, end, err := s.reach(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	return &ExecStream{s, vm, l}, nil
+	return &ExecStream{s, vm, l, end}, nil
 }
+
+// Close lets the VM idle again.
+func (e *ExecStream) Close() { e.end() }
 
 // Proxy carries frames between the caller and the guest until the command has ended or the caller has gone,
 // which cancels it. The VM's main command is recorded on the way.
@@ -60,10 +64,11 @@ func (s *Service) ExecWait(ctx context.Context, ref string, spec api.ExecSpec) (
 	if spec.TTY {
 		return api.ExecResult{}, api.Errorf(api.CodeInvalid, "a call that waits has no terminal")
 	}
-	_, l, err := s.agentOf(ctx, ref)
+	_, l, end, err := s.reach(ctx, ref)
 	if err != nil {
 		return api.ExecResult{}, err
 	}
+	defer end()
 	var record *mainRecord
 	if spec.Main {
 		if record, err = s.beginMain(ctx, l, spec.Argv); err != nil {

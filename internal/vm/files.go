@@ -13,55 +13,68 @@ import (
 
 // StatFile describes a path in the guest.
 func (s *Service) StatFile(ctx context.Context, ref, path string) (api.FileStat, error) {
-	_, l, err := s.agentFor(ctx, ref, path)
+	l, end, err := s.reachFor(ctx, ref, path)
 	if err != nil {
 		return api.FileStat{}, err
 	}
+	defer end()
 	return l.agent.Stat(ctx, path)
 }
 
 // GetFile reads one file of the guest.
 func (s *Service) GetFile(ctx context.Context, ref, path string) (io.ReadCloser, fs.FileMode, error) {
-	_, l, err := s.agentFor(ctx, ref, path)
+	l, end, err := s.reachFor(ctx, ref, path)
 	if err != nil {
 		return nil, 0, err
 	}
 	file, mode, _, err := l.agent.GetFile(ctx, path)
-	return file, mode, err
+	if err != nil {
+		end()
+		return nil, 0, err
+	}
+	return endOnClose{file, end}, mode, nil
 }
 
 // PutFile writes one file of the guest: the whole new one or the old one, never half.
 func (s *Service) PutFile(ctx context.Context, ref, path, user string, mode fs.FileMode, r io.Reader) error {
-	_, l, err := s.agentFor(ctx, ref, path)
+	l, end, err := s.reachFor(ctx, ref, path)
 	if err != nil {
 		return err
 	}
+	defer end()
 	return l.agent.PutFile(ctx, path, user, &mode, r)
 }
 
 // GetTree reads a file or directory of the guest as a tar stream.
 func (s *Service) GetTree(ctx context.Context, ref, path string) (io.ReadCloser, error) {
-	_, l, err := s.agentFor(ctx, ref, path)
+	l, end, err := s.reachFor(ctx, ref, path)
 	if err != nil {
 		return nil, err
 	}
-	return l.agent.GetTree(ctx, path)
+	tree, err := l.agent.GetTree(ctx, path)
+	if err != nil {
+		end()
+		return nil, err
+	}
+	return endOnClose{tree, end}, nil
 }
 
 // PutTree unpacks a tar stream below a directory of the guest.
 func (s *Service) PutTree(ctx context.Context, ref, path, user string, r io.Reader) error {
-	_, l, err := s.agentFor(ctx, ref, path)
+	l, end, err := s.reachFor(ctx, ref, path)
 	if err != nil {
 		return err
 	}
+	defer end()
 	return l.agent.PutTree(ctx, path, user, r)
 }
 
-func (s *Service) agentFor(ctx context.Context, ref, path string) (api.VM, *liveVM, error) {
+func (s *Service) reachFor(ctx context.Context, ref, path string) (*liveVM, func(), error) {
 	if !strings.HasPrefix(path, "/") || strings.Contains(path, "\x00") {
-		return api.VM{}, nil, api.Errorf(api.CodeInvalid, "path %q in the guest is not absolute", path)
+		return nil, nil, api.Errorf(api.CodeInvalid, "path %q in the guest is not absolute", path)
 	}
-	return s.agentOf(ctx, ref)
+	_, l, end, err := s.reach(ctx, ref)
+	return l, end, err
 }
 
 // Dial connects to a TCP port in the guest, by its loopback.
@@ -69,19 +82,25 @@ func (s *Service) Dial(ctx context.Context, ref string, port int) (net.Conn, err
 	if port < 1 || port > 65535 {
 		return nil, api.Errorf(api.CodeInvalid, "%d is no port", port)
 	}
-	_, l, err := s.agentOf(ctx, ref)
+	_, l, end, err := s.reach(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	return l.agent.Dial(ctx, port)
+	conn, err := l.agent.Dial(ctx, port)
+	if err != nil {
+		end()
+		return nil, err
+	}
+	return dialled{conn, end}, nil
 }
 
 // Ports lists what listens in the guest, and how to reach each from this host.
 func (s *Service) Ports(ctx context.Context, ref string) ([]api.Port, error) {
-	vm, l, err := s.agentOf(ctx, ref)
+	vm, l, end, err := s.reach(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
+	defer end()
 	ports, err := l.agent.Ports(ctx)
 	if err != nil {
 		return nil, err

@@ -101,6 +101,7 @@ func (s *Service) waitReady(ctx context.Context, l *liveVM) error {
 	}
 	s.followMain(vm, l)
 	s.keepClock(l)
+	l.policyChanged()
 	return nil
 }
 

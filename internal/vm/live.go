@@ -25,6 +25,8 @@ type liveVM struct {
 	main mainFollower
 	// clock starts the keeper of the guest's clock once.
 	clock sync.Once
+	// policy wakes watchIdle; holds one.
+	policy chan struct{}
 }
 
 // isGone reports whether the VMM has ended.
@@ -50,11 +52,12 @@ func (s *Service) vmAlive(id string) (*liveVM, bool) {
 
 // setLive makes a VMM known and watches it until it ends.
 func (s *Service) setLive(id string, instance hypervisor.Instance) *liveVM {
-	l := &liveVM{id: id, instance: instance, agent: guest.New(instance.DialGuest), gone: make(chan struct{})}
+	l := &liveVM{id: id, instance: instance, agent: guest.New(instance.DialGuest), gone: make(chan struct{}), policy: make(chan struct{}, 1)}
 	s.mu.Lock()
 	s.live[id] = l
 	s.mu.Unlock()
 	s.goDo(func(ctx context.Context) { s.watch(ctx, l) })
+	s.goDo(func(ctx context.Context) { s.watchIdle(ctx, l) })
 	return l
 }
 
@@ -69,12 +72,16 @@ func (s *Service) dropLive(l *liveVM) bool {
 	return true
 }
 
-// agentOf is the conversation with a running VM's guest.
+// agentOf is the conversation with a running VM's guest, for banger's own calls; users go by reach.
 func (s *Service) agentOf(ctx context.Context, ref string) (api.VM, *liveVM, error) {
 	vm, err := s.Get(ctx, ref)
 	if err != nil {
 		return vm, nil, err
 	}
+	return s.liveOf(vm)
+}
+
+func (s *Service) liveOf(vm api.VM) (api.VM, *liveVM, error) {
 	if vm.State == api.StatePaused {
 		return vm, nil, api.Errorf(api.CodeConflict, "VM %s is paused", vm.Name).WithHint("banger vm unpause %s", vm.Name)
 	}

@@ -40,10 +40,11 @@ func (s *Service) StartMain(ctx context.Context, ref string, spec api.ExecSpec) 
 	if err := spec.Validate(); err != nil {
 		return api.VM{}, err
 	}
-	vm, l, err := s.agentOf(ctx, ref)
+	vm, l, end, err := s.reach(ctx, ref)
 	if err != nil {
 		return vm, err
 	}
+	defer end()
 	record, err := s.beginMain(ctx, l, spec.Argv)
 	if err != nil {
 		return vm, err
@@ -223,10 +224,11 @@ func (s *Service) forgetMain(id string) {
 
 // Signal sends a signal to the main command.
 func (s *Service) Signal(ctx context.Context, ref string, sig api.VMSignal) error {
-	vm, l, err := s.agentOf(ctx, ref)
+	vm, l, end, err := s.reach(ctx, ref)
 	if err != nil {
 		return err
 	}
+	defer end()
 	if vm.Main == nil || vm.Main.EndedAt != nil {
 		return api.Errorf(api.CodeConflict, "VM %s has no main command that runs", vm.Name).WithHint("banger vm kill %s", vm.Name)
 	}

@@ -50,7 +50,7 @@ func (s *Service) reconcile(ctx context.Context, vm api.VM) error {
 	case api.StatePooled:
 		return s.reconcilePooled(ctx, vm)
 	case api.StateSuspended: // recorded, so the state is complete: only the VMM's end may be missing
-		return s.withLock(ctx, vm.ID, func() error { return s.kill(ctx, vm.ID, "suspended") })
+		return s.withLock(ctx, vm.ID, func() error { return s.kill(ctx, vm.ID, or(vm.StopReason, whySuspended)) })
 	}
 	unlock, err := s.locks.Lock(ctx, vm.ID)
 	if err != nil {
@@ -68,7 +68,7 @@ func (s *Service) reconcile(ctx context.Context, vm api.VM) error {
 		if vm.State != api.StatePaused {
 			s.bringUpAgain(adopted)
 		}
-	case err == nil && vm.Spec.AutoRemove:
+	case err == nil && vm.Spec.AutoRemove && !exists(s.Paths.VM(vm.ID).Frozen()): // a suspended one goes on one day
 		return s.remove(ctx, vm.ID)
 	}
 	return err

@@ -69,6 +69,7 @@ type Service struct {
 	handles handleCache
 	changes broadcast
 	pool    pool
+	uses    uses
 
 	// background is all goroutines that belong to VMs; they end with life.
 	background sync.WaitGroup

@@ -38,13 +38,17 @@ func (s *Service) Update(ctx context.Context, ref string, u api.VMUpdate) (api.V
 	if err := s.growDisks(ctx, vm, spec); err != nil {
 		return vm, err
 	}
-	return s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	vm, err = s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		if vm.State != api.StateStopped {
 			vm.Pending = pending(vm.Pending, vm.Spec, spec)
 		}
 		vm.Spec = spec
 		return []api.Event{{Kind: "vm.updated"}}, nil
 	})
+	if l, alive := s.vmAlive(vm.ID); alive && u.IdleSuspendMS != nil {
+		l.policyChanged()
+	}
+	return vm, err
 }
 
 func updated(vm api.VM, u api.VMUpdate) (api.VMSpec, error) {
@@ -53,6 +57,8 @@ func updated(vm api.VM, u api.VMUpdate) (api.VMSpec, error) {
 	set(&spec.MemoryBytes, u.MemoryBytes)
 	set(&spec.DiskBytes, u.DiskBytes)
 	set(&spec.RootBytes, u.RootBytes)
+	set(&spec.IdleSuspendMS, u.IdleSuspendMS)
+	spec.IdleSuspendMS = max(0, spec.IdleSuspendMS)
 	if spec.CPUs < 1 || spec.MemoryBytes < 1 || spec.DiskBytes < 1 {
 		return spec, api.Errorf(api.CodeInvalid, "CPUs, memory and disk size must be over 0")
 	}

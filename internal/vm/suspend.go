@@ -67,17 +67,28 @@ func (s *Service) Suspend(ctx context.Context, ref string) (*operation.Operation
 	}
 	return s.Operations.Start("vm.suspend", vm.ID, func(ctx context.Context, op *operation.Operation) error {
 		op.SetResult(vm.ID)
-		return s.withLock(ctx, vm.ID, func() error { return s.suspend(ctx, op, vm.ID) })
+		return s.withLock(ctx, vm.ID, func() error { return s.suspend(ctx, op, vm.ID, whySuspended) })
 	}), nil
 }
 
-func (s *Service) suspend(ctx context.Context, op *operation.Operation, id string) error {
+// Why a VM is suspended, as its StopReason says.
+const (
+	whySuspended = "suspended" // somebody asked for it
+	whyIdle      = "idle"      // nobody used it
+)
+
+// suspend is called with the VM's lock held. One for idleness is given up when somebody begins to use the VM before
+// it is frozen; whoever does so later waits, and wakes it.
+func (s *Service) suspend(ctx context.Context, op *operation.Operation, id, why string) error {
 	vm, err := s.Store.VM(ctx, id)
 	if err != nil {
 		return err
 	}
 	if vm.State == api.StateSuspended {
 		return nil
+	}
+	if why == whyIdle && vm.Spec.IdleSuspendMS == 0 {
+		return errInUse
 	}
 	_, l, err := s.agentOf(ctx, id)
 	if err != nil {
@@ -95,6 +106,14 @@ func (s *Service) suspend(ctx context.Context, op *operation.Operation, id strin
 	if err := op.Step(ctx, "sync", func(ctx context.Context) error { return l.agent.Sync(ctx) }); err != nil {
 		return err
 	}
+	thawed, unused := s.uses.freeze(id, why == whyIdle)
+	if !unused {
+		return errInUse
+	}
+	defer thawed()
+	if why == whyIdle && s.guestActive(ctx, l) {
+		return errInUse
+	}
 	record := suspended{Stamp: stamp, At: s.Now().UTC()}
 	if vm.Runtime.Thawed {
 		record.TemplateID = vm.Runtime.RootTemplateID
@@ -104,15 +123,17 @@ func (s *Service) suspend(ctx context.Context, op *operation.Operation, id strin
 	}
 	ctx = context.WithoutCancel(ctx) // the state is complete: the rest is only carried out
 	if _, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
-		vm.State, vm.Ready, vm.ReadyAt = api.StateSuspended, false, nil
-		return []api.Event{{Kind: "vm.suspended"}}, nil
+		vm.State, vm.Ready, vm.ReadyAt, vm.StopReason = api.StateSuspended, false, nil, why
+		return []api.Event{{Kind: "vm.suspended", Data: map[string]string{"reason": why}}}, nil
 	}); err != nil {
 		// The record is what a start goes by: without it the state must not be, and the guest goes on.
 		return errors.Join(err, os.RemoveAll(p.Frozen()), l.instance.Resume(ctx))
 	}
 	op.Reached("recorded")
-	return s.kill(ctx, id, "suspended")
+	return s.kill(ctx, id, why)
 }
+
+var errInUse = api.Errorf(api.CodeCancelled, "the VM is in use again")
 
 // freezeTo leaves a complete state under its final name, with the guest standing; or no file, with the guest running.
 func (s *Service) freezeTo(ctx context.Context, op *operation.Operation, l *liveVM, p config.VMPaths, record suspended) (err error) {

@@ -97,6 +97,8 @@ func (s *Server) routes() map[string]handler {
 		"GET /dial":  s.dial,
 		"GET /ports": s.ports,
 		"GET /stats": s.stats,
+
+		"GET /activity": s.activity,
 	}
 }
 

@@ -1,0 +1,82 @@
+package vm
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"banger/api"
+	"banger/internal/guest"
+	"banger/internal/operation"
+)
+
+// reach is how everybody who wants something of a VM's guest gets to it. It is a use until end is called, and it wakes a
+// suspended VM that has an idle policy: whoever reaches it need not know that it slept.
+func (s *Service) reach(ctx context.Context, ref string) (vm api.VM, l *liveVM, end func(), err error) {
+	if vm, err = s.Get(ctx, ref); err != nil {
+		return vm, nil, nil, err
+	}
+	end, waited, err := s.uses.begin(ctx, vm.ID, s.Now)
+	if err != nil {
+		return vm, nil, nil, err
+	}
+	if vm, l, err = s.awake(ctx, vm, waited); err != nil {
+		end()
+		return vm, nil, nil, err
+	}
+	return vm, l, end, nil
+}
+
+func (s *Service) awake(ctx context.Context, vm api.VM, old bool) (api.VM, *liveVM, error) {
+	if _, alive := s.vmAlive(vm.ID); alive && !old && vm.State == api.StateRunning {
+		return s.liveOf(vm)
+	}
+	vm, err := s.Get(ctx, vm.ID)
+	if err != nil {
+		return vm, nil, err
+	}
+	if vm.Spec.IdleSuspendMS > 0 && (vm.State == api.StateSuspended || s.uses.waking(vm.ID)) {
+		if err := s.wake(ctx, vm); err != nil {
+			return vm, nil, err
+		}
+		if vm, err = s.Get(ctx, vm.ID); err != nil {
+			return vm, nil, err
+		}
+	}
+	return s.liveOf(vm)
+}
+
+// wake starts a suspended VM, once for all who want it at the same time. The start goes on when its caller has gone.
+func (s *Service) wake(ctx context.Context, vm api.VM) error {
+	op := s.uses.wake(vm.ID, func() *operation.Operation {
+		return s.Operations.Start("vm.start", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+			return s.start(ctx, op, vm.ID, api.VMStart{})
+		})
+	})
+	if _, err := op.Wait(ctx); err != nil {
+		return fmt.Errorf("VM %s was suspended and cannot be woken: %w", vm.Name, err)
+	}
+	return nil
+}
+
+// endOnClose is a stream of a guest whose Close ends its use.
+type endOnClose struct {
+	io.ReadCloser
+	end func()
+}
+
+func (c endOnClose) Close() error {
+	defer c.end()
+	return c.ReadCloser.Close()
+}
+
+// dialled is a connection to a guest whose Close ends its use.
+type dialled struct {
+	guest.HalfCloser
+	end func()
+}
+
+func (c dialled) Close() error {
+	defer c.end()
+	return c.HalfCloser.Close()
+}
