@@ -98,6 +98,7 @@ func (s *Service) take(ctx context.Context, pooled, want api.VM, request string)
 		return want, err
 	}
 	s.changes.Wake()
+	l.policyChanged()
 	for _, err := range []error{
 		s.Network.Rename(ctx, guestOf(vm)),
 		s.KnownHosts.Pin(hostNames(vm), vm.Runtime.SSHHostKey),
