@@ -37,7 +37,7 @@ func (b *bench) newHome(name string, env ...string) (*home, error) {
 		}
 	}
 	h := &home{ctx: b.ctx, bin: b.bin, state: state}
-	h.env = append(append(os.Environ(), "BANGER_STATE_DIR="+state, "BANGER_CONFIG_DIR="+filepath.Join(b.dir, "c"+name), "BANGER_IMAGE=minimal"), env...)
+	h.env = append(append(os.Environ(), "BANGER_STATE_DIR="+state, "BANGER_CONFIG_DIR="+filepath.Join(b.dir, "c"+name), "BANGER_IMAGE=minimal", "BANGER_POOL=0"), env...)
 	return h, nil
 }
 

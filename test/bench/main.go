@@ -44,8 +44,8 @@ type bench struct {
 	dir    string
 	bin    string
 	rounds int
-	// stages are where the time of a run goes, as run --timings has it.
-	stages stages
+	// stages are where the time of runs goes, as run --timings has it.
+	stages []stages
 }
 
 // group is what is measured together.
@@ -112,7 +112,9 @@ func measure(ctx context.Context, rounds int, rows, write string) (outside []str
 		}
 	}
 	r.took, r.stages = time.Since(r.begun), b.stages
-	fmt.Print(r.stages.text())
+	for _, s := range r.stages {
+		fmt.Print(s.text())
+	}
 	if write != "" {
 		return outside, os.WriteFile(write, []byte(r.markdown()), 0o644) //nolint:gosec // a document
 	}

@@ -18,7 +18,7 @@ type report struct {
 	took   time.Duration
 	rounds int
 	lines  []line
-	stages stages
+	stages []stages
 }
 
 // facts are those of the machine that figures depend on; nothing that names it.
@@ -126,7 +126,9 @@ func (r report) markdown() string {
 			}
 		}
 	}
-	b.WriteString(r.stages.markdown())
+	for _, s := range r.stages {
+		b.WriteString(s.markdown())
+	}
 	return b.String()
 }
 

@@ -40,11 +40,6 @@ func (b *bench) nothingLeft() error {
 	return nil
 }
 
-// pool is a run from the pool.
-func (b *bench) pool() ([]line, error) {
-	return []line{{What: "run --rm --image minimal -- true; from the pool", Bound: bound{ratio, 0.25}, Err: errNotBuilt}}, nil
-}
-
 // execs is one command in a machine that runs, beside a container.
 func (b *bench) execs() ([]line, error) {
 	p, err := b.newPodman()

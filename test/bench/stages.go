@@ -50,6 +50,8 @@ func find(all []timing, within, name string, depth int) (timing, bool) {
 
 // stages collects the timings of several runs, in the order in which they first came up.
 type stages struct {
+	// title is the command.
+	title  string
 	order  []string
 	byPath map[string]*stage
 }
@@ -95,7 +97,7 @@ func (s *stages) text() string {
 		return ""
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%-40s %8s %8s   ms, medians of run --rm --timings -- true\n", "STAGE", "CLIENT", "DAEMON")
+	fmt.Fprintf(&b, "\n%-40s %8s %8s   ms, medians of %s\n", "STAGE", "CLIENT", "DAEMON", s.title)
 	for _, key := range s.order {
 		st := s.byPath[key]
 		fmt.Fprintf(&b, "%-40s %8s %8s\n", strings.Repeat("  ", st.depth)+st.name, tenths(st.client), tenths(st.daemon))
@@ -108,7 +110,7 @@ func (s *stages) markdown() string {
 		return ""
 	}
 	var b strings.Builder
-	b.WriteString("\n## Where the time of a run goes\nMedians of `banger run --rm --timings -- true` in ms, as the client saw it and as the daemon did.\n\n| stage | client | daemon |\n|---|---|---|\n")
+	fmt.Fprintf(&b, "\n## Where the time goes: %s\nMedians in ms, as the client saw it and as the daemon did.\n\n| stage | client | daemon |\n|---|---|---|\n", s.title)
 	for _, key := range s.order {
 		st := s.byPath[key]
 		cells(&b, strings.Repeat("&ensp;&ensp;", st.depth)+st.name, tenths(st.client), tenths(st.daemon))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 )
 
@@ -14,7 +15,10 @@ func (b *bench) thaws() ([]line, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := b.alternate(b.rounds, b.timedRun, bare.do)
+	of := stages{title: "run --rm --timings -- true, thawed"}
+	ours := func(round int) (float64, error) { return b.thawToAnswer(&of, round) }
+	s, err := b.alternate(b.rounds, ours, bare.do)
+	b.stages = append(b.stages, of)
 	if err := errors.Join(err, b.banger("rm", "-f", "x"), os.RemoveAll(bare.dir)); err != nil {
 		return nil, err
 	}
@@ -24,23 +28,29 @@ func (b *bench) thaws() ([]line, error) {
 	}}, nil
 }
 
-// timedRun is a run whose stages are kept; its sample is from the begin of the thaw to the agent's first answer.
-func (b *bench) timedRun(round int) (float64, error) {
-	_, said, err := b.both("run", "--rm", "--timings=json", "--image", "minimal", "--", "true")
+// thawToAnswer is from the begin of a run's thaw to the agent's first answer.
+func (h *home) thawToAnswer(of *stages, round int) (float64, error) {
+	all, err := h.timedRun(of, round)
 	if err != nil {
 		return 0, err
-	}
-	all, err := timingsIn(said)
-	if err != nil {
-		return 0, err
-	}
-	if round >= 0 {
-		b.stages.add(all)
 	}
 	thaw, ok := find(all, "start", "thaw", 1)
 	answer, answered := find(all, "start", "answer", 2)
 	if !ok || !answered {
-		return 0, errors.New("the timings tell of no thaw, or of no answer: " + said)
+		return 0, fmt.Errorf("the timings tell of no thaw, or of no answer: %+v", all)
 	}
 	return answer.StartMS + answer.daemon() - thaw.StartMS, nil
+}
+
+// timedRun is a run whose stages are kept.
+func (h *home) timedRun(of *stages, round int) ([]timing, error) {
+	_, said, err := h.both("run", "--rm", "--timings=json", "--image", "minimal", "--", "true")
+	if err != nil {
+		return nil, err
+	}
+	all, err := timingsIn(said)
+	if round >= 0 {
+		of.add(all)
+	}
+	return all, err
 }
