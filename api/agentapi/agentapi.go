@@ -9,7 +9,7 @@
 //
 //	GET  /health?wait_ms=N&waiting=   Health; with wait_ms as soon as the guest is ready or waits for something else
 //	                                  than waiting, at the latest after N ms
-//	POST /release                     lets the guest's boot go on without an identity → Health
+//	POST /release                     Release: lets the guest's boot go on without an identity → Health
 //	POST /quiesce                     makes a released guest ready to be frozen → Health
 //	POST /personalise                 Personalise → Health
 //	POST /exec                        Upgrade: banger-frames; see package frame
@@ -42,8 +42,9 @@ import (
 )
 
 // The life of a template: the guest is cold-booted and never personalised. /release lets it boot without an
-// identity: its machine id is a passing one, its host name localhost, no sshd runs, the network device has no address
-// and the work disk is not touched. Once it is ready, /quiesce trims the root disk, forgets what must not be the same in
+// identity: its machine id is a passing one, its host name localhost, no sshd runs, the network device has no address.
+// Its work disk is mounted, with the host's public keys in it, as in every new machine: mounting a disk is much of what a clone
+// would do otherwise. Once it is ready, /quiesce trims the root disk, forgets what must not be the same in
 // all clones, and runs one program so that a clone's first is quick; then the host hangs up and freezes it. A clone gets
 // an ordinary Personalise, with its link down. So does a fork or a guest that goes on from its own
 // frozen memory, with Thawed set.
@@ -90,6 +91,15 @@ type Personalise struct {
 	SSHHostKey    []byte `json:"ssh_host_key"`
 	SSHHostKeyPub string `json:"ssh_host_key_pub"`
 	// AuthorizedKeys are lines for root and for the image's user dev if it has one.
+	AuthorizedKeys []string `json:"authorized_keys"`
+}
+
+// Release lets a guest boot that is to be a template.
+type Release struct {
+	// WorkDisk is formatted when blank, and mounted; nil leaves it to each clone. A clone of a template with a
+	// mounted work disk must lie on that very disk.
+	WorkDisk *WorkDisk `json:"work_disk"`
+	// AuthorizedKeys are as in Personalise; without a work disk they do not count.
 	AuthorizedKeys []string `json:"authorized_keys"`
 }
 

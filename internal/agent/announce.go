@@ -24,8 +24,13 @@ type announcer struct {
 // long as somebody does.
 func (a *announcer) start(ctx context.Context) {
 	a.again.Store(true)
-	a.once.Do(func() { go a.run(ctx) })
+	a.once.Do(func() { time.AfterFunc(announceAfter, func() { a.run(ctx) }) })
 }
+
+// announceAfter lets what a clone was made for go first: all that it does for the first time takes long under
+// emulation. Until then who looks for its address asks for it (ARP), and only who knew another machine under that
+// address has to wait.
+const announceAfter = 500 * time.Millisecond
 
 // run returns when ctx ends.
 func (a *announcer) run(ctx context.Context) {

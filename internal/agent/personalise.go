@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -92,6 +93,9 @@ func (s *system) personalise(ctx context.Context, p agentapi.Personalise, c *cha
 			return err
 		}
 	}
+	if c.born && s.isFurnished(p) {
+		return s.identify(p, c, write)
+	}
 	// The work disk waits for its disk, and the rest does not.
 	work := make(chan error, 1)
 	if p.WorkDisk != nil {
@@ -108,6 +112,12 @@ func (s *system) personalise(ctx context.Context, p agentapi.Personalise, c *cha
 		return err
 	}
 	return setLogins(p.AuthorizedKeys)
+}
+
+// isFurnished tells whether the template has done already what p wants of the work disk.
+func (s *system) isFurnished(p agentapi.Personalise) bool {
+	f := s.furnished
+	return f != nil && p.WorkDisk != nil && *f.WorkDisk == *p.WorkDisk && slices.Equal(f.AuthorizedKeys, p.AuthorizedKeys)
 }
 
 // identify does what has to do with who the guest is, outside of the work disk.
@@ -160,7 +170,8 @@ func (s *system) identify(p agentapi.Personalise, c *changes, write put) error {
 
 // becomeAnother gives up what the memory and the disk of this guest say of the one that it is a copy of.
 func (s *system) becomeAnother(born bool) error {
-	if err := renewBootID(); err != nil {
+	id, err := renewBootID()
+	if err != nil {
 		return err
 	}
 	if !born { // a template has forgotten them
@@ -169,7 +180,7 @@ func (s *system) becomeAnother(born bool) error {
 		}
 	}
 	s.mu.Lock()
-	s.agentID = newAgentID()
+	s.agentID, s.bootID = newAgentID(), id
 	s.mu.Unlock()
 	return nil
 }

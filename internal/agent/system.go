@@ -32,12 +32,15 @@ type system struct {
 	nic    string
 	// disks are the devices by serial, as far as they have been asked: a guest's disks are those it was booted with.
 	disks map[string]string
+	// furnished is what a template was released with; nil if its work disk is not mounted.
+	furnished *agentapi.Release
 
 	// mu protects the following.
 	mu           sync.Mutex
 	agentID      string
 	waiting      map[string]string // what readiness waits for: key → clause
 	changed      chan struct{}     // closed and replaced when waiting changes
+	bootID       string            // as far as it has been read
 	degraded     []string
 	personalised bool
 	// settling is closed when all units know who the guest is; nil when they do.
@@ -126,13 +129,15 @@ func (s *system) Health() agentapi.Health {
 			h.Waiting = s.waiting[key]
 		}
 	}
+	if s.bootID == "" {
+		boot, _ := os.ReadFile(kernelBootID)
+		s.bootID = strings.TrimSpace(string(boot))
+	}
+	h.BootID = s.bootID
 	s.mu.Unlock()
-	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	h.BootID = strings.TrimSpace(string(boot))
-	up, _ := os.ReadFile("/proc/uptime")
-	if seconds, _, ok := strings.Cut(string(up), " "); ok {
-		f, _ := strconv.ParseFloat(seconds, 64)
-		h.UptimeMS = int64(f * 1000)
+	var up unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) == nil {
+		h.UptimeMS = up.Nano() / int64(time.Millisecond)
 	}
 	return h
 }

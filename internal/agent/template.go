@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/api"
+	"banger/api/agentapi"
 )
 
 // releasedFile says, until the guest's next boot, that it has booted without an identity; a clone of it gets one
@@ -20,7 +21,7 @@ const releasedFile = runDir + "/released"
 const transientID = "/run/machine-id"
 
 // Release lets the guest's boot go on without an identity. Repeating it is harmless.
-func (s *system) Release(context.Context) error {
+func (s *system) Release(ctx context.Context, r agentapi.Release) error {
 	s.change.Lock()
 	defer s.change.Unlock()
 	if s.isReleased() {
@@ -32,7 +33,7 @@ func (s *system) Release(context.Context) error {
 	if s.kind == initSystemd && !isHeld() {
 		return api.Errorf(api.CodeConflict, "cannot release the guest: its init was held back for %v, and has gone on", holdTime)
 	}
-	if err := s.prepareAnonymous(); err != nil {
+	if err := errors.Join(s.prepareAnonymous(), s.furnish(ctx, r)); err != nil {
 		return fmt.Errorf("cannot release the guest: %w", err)
 	}
 	if err := os.WriteFile(releasedFile, nil, 0o600); err != nil {
@@ -41,6 +42,26 @@ func (s *system) Release(context.Context) error {
 	if s.kind == initSystemd && !releaseInit() {
 		return api.Errorf(api.CodeConflict, "cannot release the guest: its init has gone on by itself")
 	}
+	return nil
+}
+
+// furnish mounts the work disk that all clones will have, with the keys in it. It is remembered, so that a clone has nothing
+// to do about either.
+func (s *system) furnish(ctx context.Context, r agentapi.Release) error {
+	if r.WorkDisk == nil {
+		return nil
+	}
+	dev, err := s.waitWork(ctx, *r.WorkDisk)
+	if err != nil {
+		return err
+	}
+	if err := s.mountWork(ctx, dev); err != nil {
+		return err
+	}
+	if err := setLogins(r.AuthorizedKeys); err != nil {
+		return err
+	}
+	s.furnished = &r
 	return nil
 }
 

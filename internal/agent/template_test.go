@@ -113,8 +113,8 @@ func TestReleasedGuest(t *testing.T) {
 	if err := g.call("POST", "/quiesce", nil, nil); err == nil {
 		t.Error("a guest that was not released was quiesced")
 	}
-	g.must(g.call("POST", "/release", nil, nil))
-	g.must(g.call("POST", "/release", nil, nil))
+	g.must(g.call("POST", "/release", agentapi.Release{}, nil))
+	g.must(g.call("POST", "/release", agentapi.Release{}, nil))
 	first := g.waitReady(20 * time.Second)
 	touched := g.sh(workTouched)
 	before := time.Now()

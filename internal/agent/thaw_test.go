@@ -93,7 +93,7 @@ func newFreezer(t testing.TB, root string, memory int64, look func(*vm)) *freeze
 		t.Fatal(err)
 	}
 	v := f.running(i, m, w)
-	if err := v.Release(bounded(t)); err != nil {
+	if err := v.Release(bounded(t), agentapi.Release{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := v.WaitReady(bounded(t)); err != nil {

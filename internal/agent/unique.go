@@ -86,19 +86,20 @@ func coverBootID() error {
 }
 
 // renewBootID makes this another boot, for all processes: the file itself changes, wherever it is mounted.
-func renewBootID() error {
+func renewBootID() (id string, err error) {
 	if err := coverBootID(); err != nil {
-		return err
+		return "", err
 	}
-	f, err := os.OpenFile(ownBootID, os.O_WRONLY, 0)
+	id = uuid()
+	fd, err := unix.Open(ownBootID, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err == nil {
-		_, err = f.WriteAt([]byte(uuid()+"\n"), 0) // as long as the old one
-		err = errors.Join(err, f.Close())
+		_, err = unix.Pwrite(fd, []byte(id+"\n"), 0) // as long as the old one
+		err = errors.Join(err, unix.Close(fd))
 	}
 	if err != nil {
-		return fmt.Errorf("cannot renew the boot id: %w", err)
+		return "", fmt.Errorf("cannot renew the boot id: %w", err)
 	}
-	return nil
+	return id, nil
 }
 
 // uuid is a random one (RFC 9562, version 4), as the kernel's boot id is.

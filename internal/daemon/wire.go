@@ -97,8 +97,12 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 		Env: proxies(stdio.Environ), UID: stdio.UID, Now: now, Log: log,
 	})
 	templates := template.Options{
-		Store: st, Host: p.host, Hypervisor: p.hypervisor, Disks: disks(cfg), Overlays: qcow2.Driver{}, Network: p.network, Paths: cfg.Paths, Log: log, Now: now,
-		Random: random, NewID: func() string { return newID(rand.Reader) }, ReadyTimeout: cfg.ReadyTimeout,
+		Store: st, Host: p.host, Hypervisor: p.hypervisor, Disks: disks(cfg), Network: p.network, Paths: cfg.Paths, Log: log, Now: now,
+		NewID: func() string { return newID(rand.Reader) }, ReadyTimeout: cfg.ReadyTimeout,
+		AuthorizedKeys: func() ([]string, error) {
+			key, err := ssh.EnsureKey(cfg.Paths.SSHKey())
+			return []string{key}, err
+		},
 	}
 	if stdio.UID == 0 {
 		templates.UID = cfg.UIDBase + cfg.UIDCount // the one after those of VMs

@@ -26,7 +26,7 @@ func TestCalls(t *testing.T) {
 	if _, err := a.Personalise(within(t), agentapi.Personalise{Hostname: "x", Entropy: []byte{1, 2}}); err != nil || a.system.personal.Hostname != "x" || len(a.system.personal.Entropy) != 2 {
 		t.Errorf("%+v, %v", a.system.personal, err)
 	}
-	if err := errors.Join(a.Release(within(t)), a.Quiesce(within(t))); err != nil || !slices.Equal(a.system.calls, []string{"release", "quiesce"}) {
+	if err := errors.Join(a.Release(within(t), agentapi.Release{}), a.Quiesce(within(t))); err != nil || !slices.Equal(a.system.calls, []string{"release", "quiesce"}) {
 		t.Errorf("%v, %v", a.system.calls, err)
 	}
 	if h, err := a.Grow(within(t)); err != nil || !h.Ready {

@@ -52,8 +52,8 @@ func (c *Client) WaitReady(ctx context.Context) (agentapi.Health, error) {
 
 // Release lets the boot of a guest that is to be a template go on without an identity. The error has code
 // conflict when the guest was personalised, or went on by itself.
-func (c *Client) Release(ctx context.Context) error {
-	_, err := post[agentapi.Health](ctx, c, "/release", nil)
+func (c *Client) Release(ctx context.Context, r agentapi.Release) error {
+	_, err := post[agentapi.Health](ctx, c, "/release", r)
 	return err
 }
 
@@ -66,13 +66,23 @@ func (c *Client) Quiesce(ctx context.Context) error {
 // Personalise makes the guest the one machine that it is. p.Time is the host's clock now; where the guest was slow to
 // take it, its clock is set once more.
 func (c *Client) Personalise(ctx context.Context, p agentapi.Personalise) (agentapi.Health, error) {
-	host := clockFrom(p.Time)
-	h, err := post[agentapi.Health](ctx, c, "/personalise", p)
-	if err != nil || p.Time.IsZero() || h.Now.IsZero() {
+	h, clock, err := c.BeginPersonalise(ctx, p)
+	if err != nil {
 		return h, err
 	}
+	return h, clock(ctx)
+}
+
+// BeginPersonalise is Personalise but for the clock's second setting, if it needs one: that is left to the caller.
+func (c *Client) BeginPersonalise(ctx context.Context, p agentapi.Personalise) (h agentapi.Health, clock func(context.Context) error, err error) {
+	host := clockFrom(p.Time)
+	h, err = post[agentapi.Health](ctx, c, "/personalise", p)
+	if err != nil || p.Time.IsZero() || h.Now.IsZero() {
+		return h, func(context.Context) error { return nil }, err
+	}
 	// It was given a time that had passed by as much as the request took: it cannot be ahead.
-	return h, c.mendClock(ctx, host, offset{h.Now.Sub(host()), 0})
+	o := offset{h.Now.Sub(host()), 0}
+	return h, func(ctx context.Context) error { return c.mendClock(ctx, host, o) }, nil
 }
 
 // SetClock compares the guest's clock with the host's, which is now, and corrects it gently when it is

@@ -109,7 +109,7 @@ func (s *system) becomes(h agentapi.Health) {
 	s.changed = make(chan struct{})
 }
 
-func (s *system) Release(context.Context) error {
+func (s *system) Release(context.Context, agentapi.Release) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls = append(s.calls, "release")

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"banger/api"
 	"banger/api/agentapi"
@@ -78,7 +77,6 @@ func (s *Service) build(ctx context.Context, op *operation.Operation, key string
 		{"boot", b.boot},
 		{"wait for the guest", b.ready},
 		{"freeze", b.freeze},
-		{"format a work disk", b.workDisk},
 		{"seal", b.seal},
 	} {
 		op.Detail("%s", step.what)
@@ -190,14 +188,20 @@ func (b *builder) boot(ctx context.Context) error {
 	return nil
 }
 
-// ready brings the guest up without any identity.
+// ready brings the guest up without any identity. It formats, fills and mounts the disk that all new work disks lie
+// on: the host never makes a file system that a guest mounts read-write.
 func (b *builder) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, b.ReadyTimeout)
 	defer cancel()
 	if _, err := b.agent.Health(ctx); err != nil {
 		return err
 	}
-	if err := b.agent.Release(ctx); err != nil {
+	keys, err := b.AuthorizedKeys()
+	if err != nil {
+		return err
+	}
+	r := agentapi.Release{WorkDisk: &agentapi.WorkDisk{Device: agentapi.SerialWork}, AuthorizedKeys: keys}
+	if err := b.agent.Release(ctx, r); err != nil {
 		return err
 	}
 	if _, err := b.agent.WaitReady(ctx); err != nil {
@@ -206,52 +210,16 @@ func (b *builder) ready(ctx context.Context) error {
 	return b.agent.Quiesce(ctx)
 }
 
-// freeze writes memory and devices, and lets the guest go on on throw-away layers.
+// freeze writes memory and devices, and ends the VMM: the disks stay as they are in the frozen memory.
 func (b *builder) freeze(ctx context.Context) error {
-	p := b.Paths.VM(b.id)
-	overlays := map[string]string{}
-	for _, d := range []struct {
-		serial, base string
-		size         int64
-	}{{agentapi.SerialRoot, p.RootDisk(), b.want.RootBytes}} {
-		path := d.base + ".after"
-		if err := b.Overlays.Create(ctx, disk.Spec{Path: path, Base: d.base, BaseFormat: b.Disks.Format(), SizeBytes: d.size, UID: b.UID, GID: b.UID}); err != nil {
-			return err
-		}
-		overlays[d.serial] = path
-	}
 	dir := b.Paths.Template(b.id).Dir
 	if err := errors.Join(os.MkdirAll(dir, 0o711), os.Chmod(dir, 0o711)); err != nil {
 		return err
 	}
-	_, err := b.instance.Freeze(ctx, hypervisor.Freeze{Dir: dir, Whole: true, Overlays: overlays, Resume: true, Stage: b.op.Stage})
-	return err
-}
-
-// workDisk lets the guest, which is of no more use otherwise, format and fill the disk that all new work
-// disks lie on: the host never makes a file system that a guest mounts read-write.
-func (b *builder) workDisk(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, b.ReadyTimeout)
-	defer cancel()
-	p := agentapi.Personalise{Entropy: make([]byte, 64), Time: b.Now(), WorkDisk: &agentapi.WorkDisk{Device: agentapi.SerialWork}}
-	b.Random(p.Entropy)
-	if _, err := b.agent.Personalise(ctx, p); err != nil {
+	if _, err := b.instance.Freeze(ctx, hypervisor.Freeze{Dir: dir, Whole: true, Stage: b.op.Stage}); err != nil {
 		return err
 	}
-	// The answer comes when all is synced; a clean end would only add what shutting down writes elsewhere.
-	if err := b.agent.Shutdown(ctx, agentapi.Shutdown{TimeoutMS: shutdownTime.Milliseconds()}); err != nil {
-		return err
-	}
-	return b.gone(ctx)
-}
-
-const shutdownTime = 10 * time.Second
-
-// gone waits for the end that the guest was asked for.
-func (b *builder) gone(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*shutdownTime)
-	defer cancel()
-	return b.Host.Wait(ctx, b.instance.Process())
+	return b.instance.Kill(ctx)
 }
 
 // seal moves the disks beside the frozen state, and makes all of it read-only and the daemon's.

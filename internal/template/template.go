@@ -28,16 +28,15 @@ type Options struct {
 	Store      *store.Store
 	Host       host.Host
 	Hypervisor hypervisor.Hypervisor
-	// Disks makes disks, Overlays the throw-away layers that a guest goes on upon after its freeze: qcow2, whatever Disks is.
-	Disks    disk.Driver
-	Overlays disk.Driver
-	Network  *network.Network
-	Paths    config.Paths
-	Log      *slog.Logger
-	Now      func() time.Time
-	// Random fills its argument; NewID is twelve characters, never the same twice.
-	Random func([]byte)
-	NewID  func() string
+	Disks      disk.Driver
+	Network    *network.Network
+	Paths      config.Paths
+	Log        *slog.Logger
+	Now        func() time.Time
+	// NewID is twelve characters, never the same twice.
+	NewID func() string
+	// AuthorizedKeys are the public keys that the host logs in to its guests with.
+	AuthorizedKeys func() ([]string, error)
 	// ReadyTimeout bounds the wait for the guest of a build.
 	ReadyTimeout time.Duration
 	// UID is the host uid that builds run under; 0 means the daemon's own.

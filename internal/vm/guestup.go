@@ -49,11 +49,15 @@ func (s *Service) personalise(ctx context.Context, l *liveVM) error {
 		return err
 	}
 	return s.whileItRuns(ctx, l, func(ctx context.Context) error {
-		health, err := l.agent.Health(ctx)
-		if err != nil {
-			return err
+		known := false
+		if !l.anonymous && !vm.Runtime.Forking {
+			health, err := l.agent.Health(ctx)
+			if err != nil {
+				return err
+			}
+			known = health.Personalised // it was adopted, or goes on from its own frozen memory
+			operation.Stage(ctx, "answer")
 		}
-		operation.Stage(ctx, "answer")
 		p, err := s.personality(vm)
 		if err != nil {
 			return err
@@ -61,20 +65,29 @@ func (s *Service) personalise(ctx context.Context, l *liveVM) error {
 		switch {
 		case vm.Runtime.Forking: // what it says of itself is its source's
 			p.Thawed = agentapi.ThawedFork
-		case health.Personalised: // it was adopted, or goes on from its own frozen memory
+		case known:
 			p = s.renewal(vm)
 		}
-		if _, err := l.agent.Personalise(ctx, p); err != nil {
+		health, clock, err := l.agent.BeginPersonalise(ctx, p)
+		if err != nil {
 			return err
 		}
+		l.anonymous, l.answered = false, l.anonymous && health.Ready
 		operation.Stage(ctx, "identity")
-		err = s.joinNetwork(ctx, vm)
+		set := make(chan error, 1)
+		go func() { set <- clock(ctx) }()
+		err = s.plugIn(ctx, vm, l)
 		operation.Stage(ctx, "join network")
-		if err != nil || vm.Spec.Net == api.NetNone {
-			return err
-		}
-		return l.instance.SetLink(ctx, true) // a thawed guest's cable is out until it is who it is
+		return errors.Join(err, <-set)
 	})
+}
+
+// plugIn connects a guest's network: a thawed one's cable is out until it is who it is.
+func (s *Service) plugIn(ctx context.Context, vm api.VM, l *liveVM) error {
+	if err := s.joinNetwork(ctx, vm); err != nil || vm.Spec.Net == api.NetNone {
+		return err
+	}
+	return l.instance.SetLink(ctx, true)
 }
 
 // renewal is what a guest needs that has stood still, and is who it was.
@@ -90,6 +103,10 @@ func (s *Service) renewal(vm api.VM) agentapi.Personalise {
 // waitReady returns when the agent says that the guest is up, and says so in the record.
 func (s *Service) waitReady(ctx context.Context, l *liveVM) error {
 	if err := s.whileItRuns(ctx, l, func(ctx context.Context) error {
+		if l.answered { // a moment ago
+			l.answered = false
+			return nil
+		}
 		_, err := l.agent.WaitReady(ctx)
 		return err
 	}); err != nil {

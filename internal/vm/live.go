@@ -23,6 +23,9 @@ type liveVM struct {
 	shutdown bool
 	// main wakes the follower of the main command, see main.go.
 	main mainFollower
+	// anonymous: it is a template's clone that has no identity yet; answered: its agent has said that the guest is
+	// ready when it got one. Whoever brings the guest up holds the VM's lock.
+	anonymous, answered bool
 	// clock starts the keeper of the guest's clock once.
 	clock sync.Once
 	// policy wakes watchIdle; holds one.

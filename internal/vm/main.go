@@ -66,7 +66,9 @@ func (s *Service) StartMain(ctx context.Context, ref string, spec api.ExecSpec) 
 // beginMain records that the main command begins. Environment and standard input are not recorded.
 func (s *Service) beginMain(ctx context.Context, l *liveVM, argv []string) (*mainRecord, error) {
 	id := l.id
+	first := false
 	if _, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+		first = vm.Main == nil
 		if vm.Main != nil && vm.Main.EndedAt == nil {
 			return nil, api.Errorf(api.CodeConflict, "the main command of VM %s is still running", vm.Name).WithHint("banger exec %s -- COMMAND", vm.Name)
 		}
@@ -75,9 +77,11 @@ func (s *Service) beginMain(ctx context.Context, l *liveVM, argv []string) (*mai
 	}); err != nil {
 		return nil, err
 	}
-	s.forgetMain(id)
+	if !first {
+		s.forgetMain(id)
+	}
 	book, err := s.openBook(id)
-	if err == nil {
+	if err == nil && !first {
 		// The session of an earlier main command has ended, and must not be taken for this one's.
 		if err = l.agent.DeleteSession(ctx, mainSession); api.CodeOf(err) == api.CodeNotFound {
 			err = nil

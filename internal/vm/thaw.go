@@ -12,10 +12,10 @@ import (
 	"banger/internal/template"
 )
 
-// clonable reports whether this start can thaw a template: nobody has written the root yet. The memory of a
-// template goes with the root that it was frozen with, so a root that has been in use can only be booted.
+// clonable reports whether this start can thaw a template: nobody has written the disks yet. The memory of a
+// template goes with the disks that it was frozen with, so what has been in use can only be booted.
 func (b *boot) clonable() bool {
-	return !b.want.Cold && !exists(b.vm.Runtime.SystemOverlay)
+	return !b.want.Cold && !exists(b.vm.Runtime.SystemOverlay) && !exists(b.vm.Runtime.WorkDiskPath)
 }
 
 // template finds or builds the template. Where none can be built the VM is booted, with a warning.
@@ -76,7 +76,9 @@ func (b *boot) clone(ctx context.Context) error {
 	f.Stage = b.op.Stage
 	instance, err := b.Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
 	if err == nil {
-		return b.running(ctx, instance, true)
+		err := b.running(ctx, instance, true)
+		b.live.anonymous = true
+		return err
 	}
 	if context.Cause(ctx) != nil {
 		return err

@@ -13,7 +13,7 @@ type System interface {
 	// Changed returns a channel that is closed when the readiness in Health changes next.
 	Changed() <-chan struct{}
 	// Release lets the boot go on without an identity; code conflict when it went on already.
-	Release(ctx context.Context) error
+	Release(ctx context.Context, r agentapi.Release) error
 	// Quiesce makes a released guest ready to be frozen.
 	Quiesce(ctx context.Context) error
 	Personalise(ctx context.Context, p agentapi.Personalise) (agentapi.Health, error)

@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"net/http"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -49,7 +50,11 @@ func (s *Server) healthy(w http.ResponseWriter, h agentapi.Health) error {
 }
 
 func (s *Server) release(w http.ResponseWriter, r *http.Request) error {
-	if err := s.o.System.Release(context.WithoutCancel(r.Context())); err != nil {
+	var rl agentapi.Release
+	if err := decode(r, &rl); err != nil {
+		return err
+	}
+	if err := s.o.System.Release(context.WithoutCancel(r.Context()), rl); err != nil {
 		return err
 	}
 	return s.healthy(w, s.o.System.Health())
@@ -60,6 +65,7 @@ func (s *Server) quiesce(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s.warmUp()
+	runtime.GC() // so that no clone has to
 	return s.healthy(w, s.o.System.Health())
 }
 

@@ -80,7 +80,7 @@ func (s *system) Health() agentapi.Health {
 // Changed: who is not ready here never will be.
 func (s *system) Changed() <-chan struct{} { return nil }
 
-func (s *system) Release(context.Context) error { return nil }
+func (s *system) Release(context.Context, agentapi.Release) error { return nil }
 
 func (s *system) Quiesce(context.Context) error { return nil }
 
