@@ -27,9 +27,12 @@ type box struct {
 	home     string
 	// outside lets commands run in the host's own network: only to build images, never with a VM.
 	outside bool
-	// last runs when the box is gone.
-	last func()
-	env  []string
+	// last runs when the box is gone, beforeGone when nothing in it runs any more.
+	last, beforeGone func()
+	env              []string
+	// bootID is the file of the boot id that banger is shown, after boots reboots; empty for the host's own.
+	bootID string
+	boots  int
 }
 
 // option changes a box before its first command.
@@ -51,9 +54,11 @@ func newBox(t *testing.T, options ...option) *box {
 	t.Helper()
 	needRoot(t)
 	b := emptyBox(t)
-	link(t, preparedState(t), b.state())
 	for _, o := range options {
 		o(b)
+	}
+	if b.beforeGone == nil { // else an option has made the state directory
+		link(t, preparedState(t), b.state())
 	}
 	return b
 }
@@ -119,6 +124,9 @@ func (b *box) close() {
 	b.checkNothingOfVMs()
 	b.banger("daemon", "stop")
 	b.checkNoProcesses()
+	if b.beforeGone != nil {
+		b.beforeGone()
+	}
 	b.net.close()
 	if err := os.RemoveAll(b.dir); err != nil {
 		b.t.Errorf("cannot remove the box: %v", err)

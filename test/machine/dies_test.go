@@ -149,7 +149,7 @@ type counts struct {
 func (c *counts) goOn(b *box, name string) {
 	b.t.Helper()
 	if c.boot == "" {
-		b.guest(name, "while [ ! -s /run/count ]; do sleep 0.1; done")
+		b.guest(name, "n=0; while [ ! -s /run/count ] && [ $n -lt 100 ]; do n=$((n+1)); sleep 0.1; done")
 	}
 	f := strings.Fields(b.guest(name, "cat /proc/sys/kernel/random/boot_id /run/count; sleep 0.3; cat /run/count"))
 	if len(f) != 3 {

@@ -26,7 +26,7 @@ func (b *box) checkNothingOfVMs() {
 			b.t.Errorf("process %d is left: %s", pid, line)
 		}
 	}
-	if out, err := exec.Command("losetup", "-a").Output(); err == nil && strings.Contains(string(out), b.dir) {
+	if out, err := exec.Command("losetup", "-a").Output(); err == nil && strings.Contains(string(out), b.state()+"/") {
 		b.t.Errorf("loop devices are left: %s", out)
 	}
 }

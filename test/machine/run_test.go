@@ -36,6 +36,10 @@ func (b *box) command(ctx context.Context, program string, args ...string) *exec
 	if b.outside {
 		argv = nil
 	}
+	if b.bootID != "" {
+		argv = append(argv, "unshare", "--mount", "--propagation", "slave", "sh", "-c",
+			`mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`, b.bootID)
+	}
 	if b.uid != 0 {
 		argv = append(argv, "setpriv", fmt.Sprintf("--reuid=%d", b.uid), fmt.Sprintf("--regid=%d", b.gid), "--clear-groups", "--")
 	}
