@@ -162,7 +162,7 @@ type VMCreate struct {
 	ClientID string `json:"client_id"` // empty: not idempotent
 	Spec     VMSpec `json:"spec"`
 	// Start asks for the VM to be started in the same operation. One that was in the pool runs already when the answer
-	// comes, and there is no operation.
+	// comes, and the operation has ended.
 	Start bool `json:"start"`
 	// Cold boots it rather than thawing a template.
 	Cold bool `json:"cold"`

@@ -153,8 +153,10 @@ func (a *app) createVM(ctx context.Context, c *client.Client, create api.VMCreat
 	t.end("create")
 	vm := created.VM
 	if created.Operation != nil {
-		var op api.Operation
-		op, err = a.follow(ctx, c, *created.Operation, "")
+		op := *created.Operation
+		if op.State != api.OperationDone { // one from the pool runs already
+			op, err = a.follow(ctx, c, op, "")
+		}
 		t.operation("start", op)
 	}
 	if err == nil && ctx.Err() == nil {

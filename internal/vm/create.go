@@ -35,8 +35,8 @@ func (s *Service) Create(ctx context.Context, c api.VMCreate) (api.VM, *operatio
 		return api.VM{}, nil, false, err
 	}
 	if c.Start && !c.Cold {
-		if vm, ok := s.takePooled(ctx, vm, string(request)); ok {
-			return vm, nil, true, nil
+		if vm, op, ok := s.takePooled(ctx, vm, string(request)); ok {
+			return vm, op, true, nil
 		}
 	}
 	s.derive(&vm)
