@@ -137,10 +137,14 @@ func (b *boot) thawPooled(ctx context.Context) error {
 	return errors.Join(b.running(ctx, instance, true), b.Host.SetOOMScore(instance.Process(), oomScorePooled))
 }
 
-// warmTime bounds the warming of a clone.
-const warmTime = 20 * time.Second
+// warmTime bounds the warming of a clone. warmRounds is how often everything is done: under emulation the first time takes
+// three times as long as the third, and those after that gain little.
+const (
+	warmTime   = 30 * time.Second
+	warmRounds = 2
+)
 
-// warm has the guest do once what it will be asked to do: under emulation each thing takes ten times as long the first time.
+// warm has the guest do what it will be asked to do.
 func (b *boot) warm(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, warmTime)
 	defer cancel()
@@ -150,12 +154,17 @@ func (b *boot) warm(ctx context.Context) error {
 	if _, err := b.live.agent.WaitReady(ctx); err != nil {
 		return err
 	}
-	// What an image has no program for cannot be warmed.
-	if _, err := b.live.agent.ExecWait(ctx, api.ExecSpec{Argv: []string{"true"}}); err != nil && context.Cause(ctx) != nil {
-		return err
+	for range warmRounds {
+		// What an image has no program for cannot be warmed, and a session that there is not cannot be deleted.
+		_, _ = b.live.agent.ExecWait(ctx, api.ExecSpec{Argv: []string{"true"}})
+		_ = b.live.agent.DeleteSession(ctx, mainSession)
+		for _, name := range []string{"banger", anonymous} { // a name is only written where it changes
+			if _, err := b.live.agent.Personalise(ctx, b.christening(name)); err != nil {
+				return err
+			}
+		}
 	}
-	_, err := b.live.agent.Personalise(ctx, b.christening(anonymous))
-	return err
+	return nil
 }
 
 // anonymous is the host name of a guest that is nobody's.
