@@ -94,6 +94,7 @@ const manySignals = 3
 // exec runs a command in a guest with this process's streams, and returns its exit code.
 // While it runs, signals to banger are signals to the command.
 func (a *app) exec(c *client.Client, ref string, spec api.ExecSpec) (int, error) {
+	defer a.sayWaking(c, ref)()
 	if a.json {
 		return a.execJSON(c, ref, spec)
 	}

@@ -53,7 +53,9 @@ func sshProxy(ctx context.Context, a *app, host string, port int) error {
 	if err != nil {
 		return err
 	}
+	woken := a.sayWaking(c, vm.ID)
 	conn, err := dialSSH(ctx, c, vm, port)
+	woken()
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,11 @@ func copyPaths(ctx context.Context, a *app, from, to, user string) error {
 	if err != nil {
 		return err
 	}
+	vm := fromVM
+	if in {
+		vm = toVM
+	}
+	defer a.sayWaking(c, vm)()
 	if in {
 		return copyIn{c: c, a: a, vm: toVM, user: user}.run(ctx, from, toPath)
 	}

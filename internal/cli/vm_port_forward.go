@@ -144,7 +144,9 @@ func serveForward(ctx context.Context, a *app, c *client.Client, l net.Listener,
 		}
 		wg.Go(func() {
 			defer conn.Close()
+			woken := a.sayWaking(c, vm)
 			guest, err := c.Dial(ctx, vm, port)
+			woken()
 			if err != nil {
 				if ctx.Err() == nil {
 					a.note("port %d: %s", port, api.AsError(err).Message)

@@ -150,7 +150,7 @@ func (b *boot) image(ctx context.Context) error {
 		return err
 	}
 	b.sayEmulated(b.op, features)
-	was := b.vm.State
+	was := b.vm
 	b.vm, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.Runtime.ImageDigest, vm.Runtime.KernelDigest, vm.Runtime.Accel = r.ImageDigest, r.KernelDigest, features.Accel
 		vm.Spec.RootBytes = rootBytes
@@ -159,7 +159,7 @@ func (b *boot) image(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.vm.State = was
+	b.vm.State, b.vm.StopReason = was.State, was.StopReason
 	if err := b.admit(ctx, b.vm.Spec.MemoryBytes, 1); err != nil {
 		return err
 	}

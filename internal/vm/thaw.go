@@ -185,7 +185,7 @@ func (s *Service) TemplateInUse(ctx context.Context) template.InUse {
 // stillSuspended is the end of a start that changed nothing.
 func (b *boot) stillSuspended(ctx context.Context, failure *api.Failure) error {
 	_, err := b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
-		vm.State, vm.LastError, vm.StopReason, vm.Runtime.Thawed = api.StateSuspended, failure, "suspended", b.vm.Runtime.Thawed
+		vm.State, vm.LastError, vm.StopReason, vm.Runtime.Thawed = api.StateSuspended, failure, or(b.vm.StopReason, whySuspended), b.vm.Runtime.Thawed
 		return []api.Event{{Kind: "vm.suspended"}}, nil
 	})
 	return err
