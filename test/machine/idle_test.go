@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,7 +28,7 @@ const (
 // asleep waits until a VM is suspended for idleness.
 func (b *box) asleep(vm string) {
 	b.t.Helper()
-	eventually(b.t, vm+" is suspended", time.Minute, func() bool { return b.show(vm).State == api.StateSuspended })
+	eventually(b.t, vm+" is suspended", 3*time.Minute, func() bool { return b.show(vm).State == api.StateSuspended })
 	same(b.t, "why it does not run", b.show(vm).StopReason, "idle")
 }
 
@@ -53,12 +55,12 @@ func (b *box) wakes(vm, how string, fn func()) {
 // keeps runs banger until stop is called, or the test ends.
 func (b *box) keeps(args ...string) (stop func()) {
 	b.t.Helper()
-	cmd := b.command(b.t.Context(), filepath.Join(b.bin, "banger"), args...)
+	cmd := b.command(context.Background(), filepath.Join(b.bin, "banger"), args...)
 	if err := cmd.Start(); err != nil {
 		b.t.Fatal(err)
 	}
 	stop = sync.OnceFunc(func() {
-		_ = cmd.Process.Kill()
+		_ = cmd.Process.Signal(syscall.SIGTERM) // passed on: to the command, or to ssh
 		_ = cmd.Wait()
 	})
 	b.t.Cleanup(stop)
