@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"reflect"
 	"regexp"
 	"strings"
 )
@@ -154,7 +155,23 @@ func (c VMCreate) Validate() error {
 	if len(c.ClientID) > 128 {
 		return Errorf(CodeInvalid, "the client id has %d bytes: give at most 128", len(c.ClientID))
 	}
+	if c.Snapshot != "" {
+		return c.validateFromSnapshot()
+	}
 	return c.Spec.Validate()
+}
+
+// validateFromSnapshot refuses what a VM from a snapshot cannot choose: its memory goes with its shape.
+func (c VMCreate) validateFromSnapshot() error {
+	if _, _, err := SplitSnapshot(c.Snapshot); err != nil {
+		return err
+	}
+	shape := c.Spec
+	shape.Labels, shape.AutoRemove, shape.IdleSuspendMS = nil, false, 0
+	if !reflect.DeepEqual(shape, VMSpec{}) || c.Cold {
+		return Errorf(CodeInvalid, "a VM from a snapshot has the snapshot's image, kernel, sizes and network, and is not booted: give none of them")
+	}
+	return VMSpec{Labels: c.Spec.Labels, IdleSuspendMS: c.Spec.IdleSuspendMS}.Validate()
 }
 
 // Validate checks a command before it is sent to a guest.

@@ -100,6 +100,8 @@ type VMRuntime struct {
 	ForkOf string `json:"fork_of"`
 	// Forking is true until a fork has become a machine of its own.
 	Forking bool `json:"forking"`
+	// Restoring is true while a snapshot's state is on its way into the place of the VM's own.
+	Restoring bool `json:"restoring"`
 	// Thawed is true while it runs from a template or a suspended state rather than from a boot.
 	Thawed bool `json:"thawed"`
 	// MachineID is the guest's /etc/machine-id, 32 hex digits.
@@ -143,8 +145,10 @@ type VM struct {
 	Runtime VMRuntime `json:"runtime"`
 	// Pending is the part of Spec that the running VM does not have yet; it takes
 	// effect at the next start. Empty when there is none.
-	Pending []string     `json:"pending"`
-	Main    *MainCommand `json:"main"`
+	Pending []string `json:"pending"`
+	// Snapshots are the names of its snapshots, oldest first.
+	Snapshots []string     `json:"snapshots"`
+	Main      *MainCommand `json:"main"`
 	// LastError is kept until the VM has started once more or is deleted.
 	LastError *Failure   `json:"last_error"`
 	CreatedAt time.Time  `json:"created_at"`
@@ -166,6 +170,9 @@ type VMCreate struct {
 	Start bool `json:"start"`
 	// Cold boots it rather than thawing a template.
 	Cold bool `json:"cold"`
+	// Snapshot, as VM/NAME, is what it goes on from, in the snapshot's shape: of Spec, only Labels,
+	// AutoRemove and IdleSuspendMS may be set. Without Start it is made suspended.
+	Snapshot string `json:"snapshot"`
 }
 
 // VMStart is POST /v1/vms/{ref}/start.
@@ -272,4 +279,6 @@ type PruneResult struct {
 	Images         []string `json:"images"`
 	Kernels        []string `json:"kernels"`
 	ReclaimedBytes int64    `json:"reclaimed_bytes"`
+	// Kept are the stopped VMs that stay, since they have snapshots.
+	Kept []string `json:"kept"`
 }

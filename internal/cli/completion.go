@@ -172,3 +172,17 @@ func (a *app) completeOperations(_ *cobra.Command, args []string, _ string) ([]s
 		return ids, err
 	})
 }
+
+// snapshotNames offers a word for each snapshot for which there is one.
+func (a *app) snapshotNames(args []string, word func(api.Snapshot) (string, bool)) ([]string, cobra.ShellCompDirective) {
+	return a.live(args, func(ctx context.Context, c *client.Client) ([]string, error) {
+		list, err := c.Snapshots(ctx, "")
+		var words []string
+		for _, s := range list {
+			if w, ok := word(s); ok {
+				words = append(words, w)
+			}
+		}
+		return words, err
+	})
+}

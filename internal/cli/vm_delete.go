@@ -15,7 +15,7 @@ func newDeleteCmd(a *app) *cobra.Command {
 		Use:     "delete [flags] VM...",
 		Aliases: []string{"rm"},
 		Short:   "delete VMs and their disks",
-		Long:    "Delete VMs with all that belongs to them. A running VM is deleted only with -f.\nWith -f and no VM at all there is nothing to do, so that banger rm -f $(banger ps -aq) works.",
+		Long:    "Delete VMs with all that belongs to them. A running VM, or one that has\nsnapshots, is deleted only with -f; its snapshots go with it.\nWith -f and no VM at all there is nothing to do, so that banger rm -f $(banger ps -aq) works.",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if force && len(args) == 0 {
 				return nil
@@ -36,6 +36,6 @@ func newDeleteCmd(a *app) *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "delete running VMs too")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "delete running VMs too, and VMs with their snapshots")
 	return cmd
 }

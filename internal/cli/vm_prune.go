@@ -20,7 +20,7 @@ func newPruneCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "prune [flags]",
 		Short:             "delete stopped VMs, and images and kernels that nothing uses",
-		Long:              "Delete stopped VMs with their disks, and images and kernels that nothing uses. It asks\nfirst, unless -f is given.",
+		Long:              "Delete stopped VMs with their disks, and images and kernels that nothing uses. VMs that\nhave snapshots stay. It asks first, unless -f is given.",
 		Args:              needNone,
 		ValidArgsFunction: nothing,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), a) },
@@ -62,6 +62,9 @@ func (o *pruneOptions) run(ctx context.Context, a *app) error {
 		if _, err := fmt.Fprintln(a.Out, name); err != nil {
 			return err
 		}
+	}
+	for _, name := range result.Kept {
+		a.note("%s stays, since it has snapshots.   banger rm -f %s", printable(name), printable(name))
 	}
 	a.note("%s %s", config.FormatSize(result.ReclaimedBytes), map[bool]string{true: "would be reclaimed", false: "reclaimed"}[o.dryRun])
 	return nil

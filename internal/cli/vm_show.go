@@ -87,6 +87,7 @@ func vmFields(a *app, vm api.VM) *fields {
 		f.add("idle suspend", "after "+config.FormatDuration(time.Duration(idle)*time.Millisecond))
 	}
 	f.add("at next start", strings.Join(vm.Pending, ", "))
+	f.add("snapshots", strings.Join(vm.Snapshots, ", "))
 	f.add("main command", mainWords(vm.Main))
 	if vm.LastError != nil {
 		f.add("last error", vm.LastError.Message)

@@ -17,6 +17,7 @@ type specOptions struct {
 	autoRemove             bool
 	cold                   bool
 	idleSuspend            orNeverFlag
+	snapshot               string
 }
 
 func (o *specOptions) flags(a *app, cmd *cobra.Command) {
@@ -25,7 +26,9 @@ func (o *specOptions) flags(a *app, cmd *cobra.Command) {
 	f.StringArrayVar(&o.labels, "label", nil, "label the VM: `K=V`")
 	f.StringVar(&o.clientID, "client-id", "", "your own `KEY` for the VM: the same key and spec give the same VM again")
 	f.Var(&o.idleSuspend, "idle-suspend", "suspend the VM when it was idle for so long; the next exec, cp, port-forward or ssh wakes it; 0 is never")
+	f.StringVar(&o.snapshot, "snapshot", "", "go on from a snapshot, `VM/NAME`, in its shape")
 	complete(cmd, "name", nothing)
+	complete(cmd, "snapshot", a.completeSnapshotRef)
 	o.shapeFlags(a, cmd)
 }
 
@@ -69,6 +72,18 @@ func (o *specOptions) request(a *app, cmd *cobra.Command) (api.VMCreate, error) 
 
 		IdleSuspendMS: choose(o.idleSuspend.set, orNever(o.idleSuspend.d), cfg.Explicit("idle_suspend"), orNever(cfg.IdleSuspend)),
 	}
+	if given("snapshot") { // what is configured is for new machines: this one has the snapshot's shape
+		for _, flag := range []string{"image", "kernel", "cpus", "memory", "disk-size", "root-size", "net", "cold"} {
+			if cmd.Flags().Lookup(flag) != nil && given(flag) {
+				return api.VMCreate{}, api.Errorf(api.CodeInvalid, "--%s and --snapshot exclude one another: the VM has the snapshot's shape", flag).
+					WithHint("banger vm snapshot list --json")
+			}
+		}
+		spec = api.VMSpec{Labels: labels, AutoRemove: o.autoRemove, IdleSuspendMS: spec.IdleSuspendMS}
+		if _, _, err := api.SplitSnapshot(o.snapshot); err != nil {
+			return api.VMCreate{}, err
+		}
+	}
 	// A flag that was given is meant, even where its value is what a request takes for "none given".
 	for flag, empty := range map[string]bool{
 		"name": o.name == "", "image": o.image == "", "kernel": o.kernel == "", "net": o.net == "",
@@ -83,7 +98,7 @@ func (o *specOptions) request(a *app, cmd *cobra.Command) (api.VMCreate, error) 
 	if o.memory.set && o.memory.bytes < api.MinMemoryBytes {
 		return api.VMCreate{}, api.Errorf(api.CodeInvalid, "--memory is %s: give at least %s", config.FormatSize(o.memory.bytes), config.FormatSize(api.MinMemoryBytes))
 	}
-	create := api.VMCreate{Name: o.name, ClientID: o.clientID, Spec: spec}
+	create := api.VMCreate{Name: o.name, ClientID: o.clientID, Spec: spec, Snapshot: o.snapshot}
 	return create, create.Validate()
 }
 

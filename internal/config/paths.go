@@ -68,6 +68,12 @@ func (p Paths) Layers() string { return filepath.Join(p.State, "layers") }
 // Layer is the file of one layer.
 func (p Paths) Layer(id string) string { return filepath.Join(p.Layers(), id) }
 
+// Snapshots holds a directory per snapshot of a VM: its frozen memory. It is complete when it has this name; it is
+// written with ".new" behind it.
+func (p Paths) Snapshots() string            { return filepath.Join(p.State, "snapshots") }
+func (p Paths) Snapshot(id string) string    { return filepath.Join(p.Snapshots(), id) }
+func (p Paths) SnapshotNew(id string) string { return filepath.Join(p.Snapshots(), id+".new") }
+
 // VMs holds a directory per VM, and one per template that is being built.
 func (p Paths) VMs() string { return filepath.Join(p.State, "vms") }
 
@@ -131,3 +137,6 @@ func (v VMPaths) WorkTop(layer string) string { return v.WorkDisk() + "-" + laye
 func (v VMPaths) Frozen() string     { return filepath.Join(v.Dir, "frozen") }
 func (v VMPaths) FrozenNew() string  { return filepath.Join(v.Dir, "frozen.new") }
 func (v VMPaths) FrozenUsed() string { return filepath.Join(v.Dir, "frozen.used") }
+
+// FrozenNext is a snapshot's state on its way to be Frozen.
+func (v VMPaths) FrozenNext() string { return filepath.Join(v.Dir, "frozen.next") }

@@ -85,7 +85,9 @@ func (s *Store) Layers(ctx context.Context) (out map[string]Layer, err error) {
 // layersInUse are the columns that name a layer which something lies on; each gives one id, or nothing.
 const layersInUse = `
 	SELECT record -> 'runtime' ->> 'root_layer_id' FROM vms
-	UNION SELECT record -> 'runtime' ->> 'work_layer_id' FROM vms`
+	UNION SELECT record -> 'runtime' ->> 'work_layer_id' FROM vms
+	UNION SELECT record ->> 'root_layer_id' FROM snapshots
+	UNION SELECT record ->> 'work_layer_id' FROM snapshots`
 
 // SweepLayers forgets every layer that nothing lies on, neither directly nor through others, and says which are left.
 // held is a list of further ids that something is about to lie on.

@@ -73,6 +73,9 @@ func (t *tx) insertVM(ctx context.Context, vm api.VM, request string, complete f
 	if taken.Names[vm.Name] {
 		return vm, api.Errorf(api.CodeExists, "a VM named %q exists already", vm.Name).WithHint("banger vm show %s", vm.Name)
 	}
+	if vm.Snapshots == nil {
+		vm.Snapshots = []string{}
+	}
 	record, err := json.Marshal(vm)
 	if err != nil {
 		return vm, err
@@ -291,6 +294,9 @@ func scanVM(row interface{ Scan(...any) error }, ref string) (api.VM, error) {
 	}
 	if err := json.Unmarshal([]byte(record), &vm); err != nil {
 		return vm, fmt.Errorf("the record of a VM is damaged: %w", err)
+	}
+	if vm.Snapshots == nil { // a record from before there were any
+		vm.Snapshots = []string{}
 	}
 	return vm, nil
 }

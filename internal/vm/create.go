@@ -27,6 +27,9 @@ func (s *Service) Create(ctx context.Context, c api.VMCreate) (api.VM, *operatio
 	if err != nil {
 		return api.VM{}, nil, false, err
 	}
+	if c.Snapshot != "" {
+		return s.createFrom(ctx, c, string(request))
+	}
 	vm := api.VM{ID: s.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: s.withDefaults(c.Spec), Pending: []string{}, CreatedAt: s.Now().UTC()}
 	if err := s.checkHost(ctx, vm.Spec); err != nil {
 		return api.VM{}, nil, false, err
@@ -45,10 +48,15 @@ func (s *Service) Create(ctx context.Context, c api.VMCreate) (api.VM, *operatio
 		return api.VM{}, nil, false, err
 	}
 	s.changes.Wake()
+	return s.startCreated(vm, created, c)
+}
+
+// startCreated starts a VM that has been reserved, if that is wanted.
+func (s *Service) startCreated(vm api.VM, created bool, c api.VMCreate) (api.VM, *operation.Operation, bool, error) {
 	if !c.Start {
 		return vm, nil, created, nil
 	}
-	if !created && vm.State != api.StateStopped {
+	if !created && vm.State != api.StateStopped && vm.State != api.StateSuspended {
 		return vm, nil, false, nil
 	}
 	op := s.Operations.Start("vm.start", vm.ID, func(ctx context.Context, op *operation.Operation) error {

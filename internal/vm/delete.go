@@ -5,34 +5,65 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"banger/api"
 	"banger/internal/operation"
 )
 
-// Delete removes a VM with its disks, logs and pinned keys. A running one is refused unless force is
-// set; it is then killed. It works in every state, and a second delete joins the first.
+// Delete removes a VM with its disks, snapshots, logs and pinned keys. One that runs or has snapshots is refused unless force
+// is set; it is then killed. It works in every state, and a second delete joins the first.
 func (s *Service) Delete(ctx context.Context, ref string, force bool) (*operation.Operation, error) {
 	vm, err := s.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	if vm.State == api.StateRunning && !force {
-		return nil, api.Errorf(api.CodeConflict, "VM %s is running", vm.Name).WithHint("banger vm delete --force %s", vm.Name)
+		return nil, api.Errorf(api.CodeConflict, "VM %s is running%s", vm.Name, andSnapshots(vm)).WithHint("banger vm delete --force %s", vm.Name)
+	}
+	if len(vm.Snapshots) > 0 && !force {
+		return nil, hasSnapshots(vm)
 	}
 	s.Operations.CancelStarts(vm.ID)
 	return s.Operations.Start("vm.delete", vm.ID, func(ctx context.Context, op *operation.Operation) error {
 		op.SetResult(vm.ID)
-		return op.Step(ctx, "delete", func(ctx context.Context) error { return s.remove(ctx, vm.ID) })
+		return op.Step(ctx, "delete", func(ctx context.Context) error {
+			if force {
+				return s.remove(ctx, vm.ID)
+			}
+			return s.removeIf(ctx, vm.ID, func(vm api.VM) error {
+				if len(vm.Snapshots) > 0 { // made just now
+					return hasSnapshots(vm)
+				}
+				return nil
+			})
+		})
 	}), nil
+}
+
+func hasSnapshots(vm api.VM) error {
+	return api.Errorf(api.CodeConflict, "VM %s has snapshots, which would be lost: %s", vm.Name, strings.Join(vm.Snapshots, ", ")).
+		WithHint("banger vm delete --force %s", vm.Name)
+}
+
+func andSnapshots(vm api.VM) string {
+	if len(vm.Snapshots) == 0 {
+		return ""
+	}
+	return ", and has snapshots, which would be lost too: " + strings.Join(vm.Snapshots, ", ")
 }
 
 // remove takes a VM away without a trace. One that is gone already is no error.
 func (s *Service) remove(ctx context.Context, id string) error {
-	return s.withReserve(func() error { return s.removeOnce(ctx, id) })
+	return s.removeIf(ctx, id, func(api.VM) error { return nil })
 }
 
-func (s *Service) removeOnce(ctx context.Context, id string) error {
+// removeIf removes a VM unless may refuses it, which is asked with its lock held.
+func (s *Service) removeIf(ctx context.Context, id string, may func(api.VM) error) error {
+	return s.withReserve(func() error { return s.removeOnce(ctx, id, may) })
+}
+
+func (s *Service) removeOnce(ctx context.Context, id string, may func(api.VM) error) error {
 	unlock, err := s.locks.Lock(ctx, id)
 	if err != nil {
 		return err
@@ -40,6 +71,9 @@ func (s *Service) removeOnce(ctx context.Context, id string) error {
 	defer unlock()
 	ctx = context.WithoutCancel(ctx) // once begun, it is completed
 	vm, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+		if err := may(*vm); err != nil && vm.State != api.StateDeleting {
+			return nil, err
+		}
 		if vm.State != api.StatePooled { // that is removed by the next start in any case
 			vm.State = api.StateDeleting // from here on the next start completes it if we are cut off
 		}
@@ -55,6 +89,9 @@ func (s *Service) removeOnce(ctx context.Context, id string) error {
 	}
 	s.uses.forget(id)
 	s.forgetMain(id)
+	if err := s.forgetSnapshots(ctx, id); err != nil {
+		return fmt.Errorf("cannot remove the snapshots of VM %s: %w", vm.Name, err)
+	}
 	if err := errors.Join(os.RemoveAll(s.Paths.VM(id).Dir), s.KnownHosts.Remove(hostNames(vm)...)); err != nil {
 		return fmt.Errorf("cannot remove VM %s: %w", vm.Name, err)
 	}

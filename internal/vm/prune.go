@@ -8,16 +8,20 @@ import (
 	"banger/internal/image"
 )
 
-// Prune removes every stopped VM, and the images and kernels that no name stands for any more and no VM uses. In a dry
+// Prune removes every stopped VM that has no snapshots, and the images and kernels that no name stands for any more and no VM uses. In a dry
 // run it only says which VMs.
 func (s *Service) Prune(ctx context.Context, dryRun bool) (api.PruneResult, error) {
-	out := api.PruneResult{VMs: []string{}, Images: []string{}, Kernels: []string{}}
+	out := api.PruneResult{VMs: []string{}, Images: []string{}, Kernels: []string{}, Kept: []string{}}
 	vms, err := s.List(ctx, []string{"state=stopped"})
 	if err != nil {
 		return out, err
 	}
 	var errs []error
 	for _, vm := range vms {
+		if len(vm.Snapshots) > 0 {
+			out.Kept = append(out.Kept, vm.Name)
+			continue
+		}
 		bytes := used(vm.Runtime.SystemOverlay) + used(vm.Runtime.WorkDiskPath) + used(vm.Runtime.LogPath)
 		if !dryRun {
 			if err := s.pruneOne(ctx, vm.ID); err != nil {
@@ -74,9 +78,10 @@ func (s *Service) inUse(ctx context.Context, digestOf func(api.VMRuntime) string
 
 // pruneOne removes a VM if it is still stopped.
 func (s *Service) pruneOne(ctx context.Context, id string) error {
-	vm, err := s.Store.VM(ctx, id)
-	if err != nil || vm.State != api.StateStopped {
-		return err
-	}
-	return s.remove(ctx, id)
+	return s.removeIf(ctx, id, func(vm api.VM) error {
+		if vm.State != api.StateStopped || len(vm.Snapshots) > 0 {
+			return api.Errorf(api.CodeConflict, "VM %s is in use again", vm.Name)
+		}
+		return nil
+	})
 }

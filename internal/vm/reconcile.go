@@ -32,25 +32,32 @@ func (s *Service) Reconcile(ctx context.Context) error {
 			errs = append(errs, s.noteFailure(ctx, vm.ID, err))
 		}
 	}
-	errs = append(errs, s.sweep(ctx, vms), s.Layers.Sweep(ctx), s.setNetwork(ctx))
+	errs = append(errs, s.sweep(ctx, vms), s.sweepSnapshots(ctx), s.Layers.Sweep(ctx), s.setNetwork(ctx))
 	s.goDo(s.keepConsoles)
 	s.goDo(s.keepPool)
 	return errors.Join(errs...)
 }
 
 func (s *Service) reconcile(ctx context.Context, vm api.VM) error {
-	if vm.Runtime.Forking { // it has never been anybody
+	p := s.Paths.VM(vm.ID)
+	if vm.Runtime.Forking && vm.State != api.StateSuspended && !exists(p.Frozen()) { // it has never been anybody
 		return s.remove(ctx, vm.ID)
 	}
 	switch vm.State {
 	case api.StateStopped:
-		return nil
+		if !exists(p.FrozenNext()) && !vm.Runtime.Forking {
+			return nil
+		}
+		// A restore was cut off before its record, or the making of a VM from a snapshot before its.
+		return s.withLock(ctx, vm.ID, func() error { return errors.Join(s.completeRestore(ctx, vm), s.gone(ctx, vm)) })
 	case api.StateDeleting:
 		return s.remove(ctx, vm.ID)
 	case api.StatePooled:
 		return s.reconcilePooled(ctx, vm)
 	case api.StateSuspended: // recorded, so the state is complete: only the VMM's end may be missing
-		return s.withLock(ctx, vm.ID, func() error { return s.kill(ctx, vm.ID, or(vm.StopReason, whySuspended)) })
+		return s.withLock(ctx, vm.ID, func() error {
+			return errors.Join(s.kill(ctx, vm.ID, or(vm.StopReason, whySuspended)), s.completeRestore(ctx, vm), s.settleDisks(ctx, vm, nil))
+		})
 	}
 	unlock, err := s.locks.Lock(ctx, vm.ID)
 	if err != nil {
@@ -78,7 +85,7 @@ func (s *Service) reconcile(ctx context.Context, vm api.VM) error {
 // What it had written of its state is worth nothing from then on.
 func (s *Service) goOn(ctx context.Context, vm api.VM, l *liveVM) error {
 	p := s.Paths.VM(vm.ID)
-	err := errors.Join(os.RemoveAll(p.FrozenNew()), os.RemoveAll(p.Frozen()), os.RemoveAll(p.FrozenUsed()))
+	err := errors.Join(os.RemoveAll(p.FrozenNew()), os.RemoveAll(p.Frozen()), os.RemoveAll(p.FrozenUsed()), os.RemoveAll(p.FrozenNext()))
 	if vm.State != api.StatePaused {
 		err = errors.Join(err, l.instance.Resume(ctx))
 	}
@@ -101,7 +108,7 @@ func (s *Service) gone(ctx context.Context, vm api.VM) error {
 	if err == nil {
 		err = s.dropUnused(ctx, now)
 	}
-	return errors.Join(err, s.settleDisks(ctx, vm, nil), os.RemoveAll(p.FrozenNew()), os.RemoveAll(p.FrozenUsed()))
+	return errors.Join(err, s.settleDisks(ctx, vm, nil), os.RemoveAll(p.FrozenNew()), os.RemoveAll(p.FrozenUsed()), os.RemoveAll(p.FrozenNext()))
 }
 
 // adopt takes up a VM's running VMM: by its handles, or by looking for it when they are lost. It returns nil

@@ -59,6 +59,11 @@ func (s *Service) startLocked(ctx context.Context, op *operation.Operation, id s
 	case api.StateDeleting:
 		return false, api.Errorf(api.CodeConflict, "VM %s is being deleted", vm.Name)
 	}
+	if vm.Runtime.Restoring {
+		if err := s.completeRestore(context.WithoutCancel(ctx), vm); err != nil {
+			return false, err
+		}
+	}
 	if _, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		vm.State, vm.LastError, vm.StopReason = api.StateStarting, nil, ""
 		return []api.Event{{Kind: "vm.starting"}}, nil

@@ -196,6 +196,9 @@ func (s *Service) stopped(ctx context.Context, id, reason string, failure *api.F
 		if vm.Main != nil && vm.Main.EndedAt == nil {
 			vm.Main.EndedAt, vm.Main.Error = &now, "the VM stopped: "+reason
 		}
+		if !exists(s.Paths.VM(id).Frozen()) {
+			vm.Runtime.Forking = false // its next start is a boot, which makes it a machine of its own as any other
+		}
 		if was == api.StateStopped {
 			return nil, nil
 		}

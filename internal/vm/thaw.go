@@ -166,9 +166,12 @@ func (b *boot) cannotResume(why error) error {
 		WithHint("banger vm start --discard-memory %s   # a boot as after a power cut; disks are kept", b.vm.Name)
 }
 
-// TemplateInUse tells which VM's disks or memory lie on a template.
+// TemplateInUse tells which VM's or snapshot's disks or memory lie on a template.
 func (s *Service) TemplateInUse(ctx context.Context) template.InUse {
-	vms, err := s.Store.VMs(ctx)
+	// In this order: a VM that goes on from a snapshot is recorded before the snapshot can go.
+	snaps, err1 := s.Store.Snapshots(ctx)
+	vms, err2 := s.Store.VMs(ctx)
+	err := errors.Join(err1, err2)
 	return func(id string) (string, bool) {
 		if err != nil {
 			return "?", true // who cannot ask removes nothing
@@ -176,6 +179,11 @@ func (s *Service) TemplateInUse(ctx context.Context) template.InUse {
 		for _, vm := range vms {
 			if vm.Runtime.RootTemplateID == id || vm.Runtime.WorkTemplateID == id {
 				return vm.Name, true
+			}
+		}
+		for _, snap := range snaps {
+			if snap.RootTemplateID == id || snap.WorkTemplateID == id {
+				return snap.VM + "/" + snap.Name, true
 			}
 		}
 		return "", false

@@ -1,0 +1,239 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"banger/api"
+	"banger/internal/config"
+	"banger/internal/durable"
+	"banger/internal/operation"
+)
+
+// Restore puts a VM back to a snapshot and lets it go on from there. A running or paused one, whose present state would be
+// lost, is refused unless force is set. Identity and address stay.
+func (s *Service) Restore(ctx context.Context, ref, name string, force bool) (*operation.Operation, error) {
+	vm, err := s.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.Store.Snapshot(ctx, vm, name); err != nil {
+		return nil, err
+	}
+	if err := restorable(vm, name, force); err != nil {
+		return nil, err
+	}
+	if force {
+		s.Operations.CancelStarts(vm.ID)
+	}
+	return s.Operations.Start("vm.restore", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+		op.SetResult(vm.ID)
+		if err := s.withLock(ctx, vm.ID, func() error { return s.restore(ctx, op, vm.ID, name, force) }); err != nil {
+			return err
+		}
+		return s.start(ctx, op, vm.ID, api.VMStart{})
+	}), nil
+}
+
+func restorable(vm api.VM, name string, force bool) error {
+	switch vm.State {
+	case api.StateStopped, api.StateSuspended:
+		return nil
+	case api.StateDeleting:
+		return api.Errorf(api.CodeConflict, "VM %s is being deleted", vm.Name)
+	}
+	if !force {
+		return api.Errorf(api.CodeConflict, "VM %s is %s, and all it has done since snapshot %s would be lost", vm.Name, vm.State, name).
+			WithHint("banger vm snapshot restore --force %s %s", vm.Name, name)
+	}
+	return nil
+}
+
+// restore makes the VM a suspended one whose frozen state is the snapshot's; the start after it lets it go on. The record is the
+// point of no return: before it, the VM is what it was (or, where it ran, what a power cut would have left);
+// after it, whoever comes next completes the rest. Called with the VM's lock held.
+func (s *Service) restore(ctx context.Context, op *operation.Operation, id, name string, force bool) error {
+	vm, err := s.Store.VM(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := restorable(vm, name, force); err != nil {
+		return err
+	}
+	snap, unlock, err := s.holdSnapshot(ctx, vm, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	then := vm
+	then.Spec = shapeOf(snap.Spec, vm.Spec)
+	s.lieOnSnapshot(&then, snap)
+	at, err := s.canThaw(ctx, then, snap)
+	if err != nil {
+		return err
+	}
+	p := s.Paths.VM(id)
+	if err := op.Step(ctx, "prepare", func(ctx context.Context) error {
+		return s.layOn(ctx, then, snap, at, p.FrozenNext())
+	}); err != nil {
+		return errors.Join(err, s.takeBack(ctx, then, p.FrozenNext()))
+	}
+	return op.Step(context.WithoutCancel(ctx), "restore", func(ctx context.Context) error {
+		op.Reached("prepared")
+		if err := s.kill(ctx, id, "restored"); err != nil {
+			return errors.Join(err, s.takeBack(ctx, then, p.FrozenNext()))
+		}
+		op.Reached("killed")
+		sayShape(op, vm.Spec, then.Spec)
+		now, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+			s.keepMainLog(*vm, snap)
+			vm.State, vm.Spec, vm.Pending, vm.Main, vm.LastError = api.StateSuspended, shapeOf(snap.Spec, vm.Spec), []string{}, snap.Main, nil
+			vm.StopReason = "restored"
+			vm.Runtime.SystemOverlay, vm.Runtime.WorkDiskPath = then.Runtime.SystemOverlay, then.Runtime.WorkDiskPath
+			vm.Runtime.RootLayerID, vm.Runtime.WorkLayerID = then.Runtime.RootLayerID, then.Runtime.WorkLayerID
+			vm.Runtime.RootTemplateID, vm.Runtime.WorkTemplateID = then.Runtime.RootTemplateID, then.Runtime.WorkTemplateID
+			vm.Runtime.Restoring, vm.Runtime.Thawed = true, at.TemplateID != ""
+			return []api.Event{{Kind: "vm.restored", Data: map[string]string{"snapshot": snap.Name}}}, nil
+		})
+		if err != nil {
+			return errors.Join(err, s.takeBack(ctx, then, p.FrozenNext()))
+		}
+		op.Reached("recorded")
+		return s.completeRestore(ctx, now)
+	})
+}
+
+// completeRestore puts the snapshot's state in the place of the VM's own; a restore without a
+// record leaves nothing. Called with the VM's lock held, repeating it is harmless.
+func (s *Service) completeRestore(ctx context.Context, vm api.VM) error {
+	p := s.Paths.VM(vm.ID)
+	if !vm.Runtime.Restoring {
+		return os.RemoveAll(p.FrozenNext())
+	}
+	if exists(p.FrozenNext()) {
+		if err := errors.Join(os.RemoveAll(p.Frozen()), os.Rename(p.FrozenNext(), p.Frozen()), durable.SyncDir(p.Dir)); err != nil {
+			return err
+		}
+	}
+	if _, err := s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		vm.Runtime.Restoring = false
+		return nil, nil
+	}); err != nil {
+		return err
+	}
+	return errors.Join(s.settleDisks(ctx, vm, nil), s.Layers.Sweep(ctx), s.Templates.Sweep(ctx, s.TemplateInUse(ctx)))
+}
+
+// holdSnapshot finds a snapshot and keeps it from being deleted until unlock.
+func (s *Service) holdSnapshot(ctx context.Context, vm api.VM, name string) (_ api.Snapshot, unlock func(), err error) {
+	snap, err := s.Store.Snapshot(ctx, vm, name)
+	if err != nil {
+		return snap, nil, err
+	}
+	if unlock, err = s.locks.Lock(ctx, snap.ID); err != nil {
+		return snap, nil, err
+	}
+	again, err := s.Store.Snapshot(ctx, vm, name) // it may have been deleted, or replaced, while we waited
+	if err == nil && again.ID != snap.ID {
+		err = api.Errorf(api.CodeBusy, "snapshot %s of VM %s was replaced just now", name, vm.Name)
+	}
+	if err != nil {
+		unlock()
+		return snap, nil, err
+	}
+	return snap, unlock, nil
+}
+
+// canThaw refuses, with nothing changed, what this host, VMM or machine cannot go on from. then has the snapshot's shape.
+func (s *Service) canThaw(ctx context.Context, then api.VM, snap api.Snapshot) (point, error) {
+	at, err := readFrozen(s.Paths.Snapshot(snap.ID))
+	if err != nil {
+		return at, api.Errorf(api.CodeConflict, "snapshot %s of VM %s is damaged: %w", snap.Name, snap.VM, err).
+			WithHint("banger vm snapshot delete %s %s", snap.VM, snap.Name)
+	}
+	m, err := s.machineOf(ctx, then)
+	if err != nil {
+		return at, err
+	}
+	stamp, err := s.Hypervisor.Stamp(ctx, m)
+	if err != nil {
+		return at, err
+	}
+	if differ := differences(at.Stamp, stamp); differ != "" {
+		return at, api.Errorf(api.CodeConflict, "snapshot %s of VM %s cannot go on here: it was made with %s; bring back what differs", snap.Name, snap.VM, differ).
+			WithHint("banger doctor")
+	}
+	return at, nil
+}
+
+// layOn makes empty disks for vm, whose record lies on the snapshot, and hard links of the snapshot's state in dir.
+func (s *Service) layOn(ctx context.Context, vm api.VM, snap api.Snapshot, p point, dir string) error {
+	if err := s.makeDirs(vm); err != nil {
+		return err
+	}
+	return errors.Join(s.makeTops(ctx, vm, p), linkFrozen(s.Paths.Snapshot(snap.ID), dir))
+}
+
+// linkFrozen gives the files of a frozen state second names in a new directory.
+func linkFrozen(from, to string) error {
+	if err := errors.Join(os.RemoveAll(to), os.Mkdir(to, 0o700)); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.Link(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {
+			return fmt.Errorf("cannot copy a frozen state: %w", err)
+		}
+	}
+	return errors.Join(durable.SyncDir(to), durable.SyncDir(filepath.Dir(to)))
+}
+
+// takeBack removes what layOn made.
+func (s *Service) takeBack(ctx context.Context, vm api.VM, dir string) error {
+	return errors.Join(s.Disks.Delete(ctx, vm.Runtime.SystemOverlay), s.Disks.Delete(ctx, vm.Runtime.WorkDiskPath), os.RemoveAll(dir))
+}
+
+// shapeOf is a VM's spec with the sizes of another moment. What the user has called it since stays.
+func shapeOf(then, now api.VMSpec) api.VMSpec {
+	now.CPUs, now.MemoryBytes, now.DiskBytes, now.RootBytes = then.CPUs, then.MemoryBytes, then.DiskBytes, then.RootBytes
+	return now
+}
+
+// sayShape tells which sizes a restore takes back.
+func sayShape(op *operation.Operation, was, is api.VMSpec) {
+	if was.CPUs != is.CPUs {
+		op.Warn("CPUs go back from %d to %d, as they were at the snapshot", was.CPUs, is.CPUs)
+	}
+	for _, b := range []struct {
+		what    string
+		was, is int64
+	}{{"memory", was.MemoryBytes, is.MemoryBytes}, {"the work disk", was.DiskBytes, is.DiskBytes}, {"the root disk", was.RootBytes, is.RootBytes}} {
+		if b.was != b.is {
+			op.Warn("%s goes back from %s to %s, as it was at the snapshot", b.what, config.FormatSize(b.was), config.FormatSize(b.is))
+		}
+	}
+}
+
+// lieOnSnapshot makes a VM's record one whose disks, yet to be made, lie on a snapshot. Their names are new ones: the VM may
+// have disks on the same layers already.
+func (s *Service) lieOnSnapshot(vm *api.VM, snap api.Snapshot) {
+	r, p, mark := &vm.Runtime, s.Paths.VM(vm.ID), s.newID()
+	r.SystemOverlay, r.WorkDiskPath = p.RootTop(mark), p.WorkTop(mark)
+	r.RootLayerID, r.WorkLayerID = snap.RootLayerID, snap.WorkLayerID
+	r.RootTemplateID, r.WorkTemplateID = snap.RootTemplateID, snap.WorkTemplateID
+}
+
+// keepMainLog removes the main command's output from the host unless it is that of the snapshot's, whole: the guest has
+// what its command had written by then, and it is read again.
+func (s *Service) keepMainLog(vm api.VM, snap api.Snapshot) {
+	same := vm.Main != nil && snap.Main != nil && vm.Main.StartedAt.Equal(snap.Main.StartedAt)
+	if !same || snap.Main.EndedAt == nil {
+		s.forgetMain(vm.ID)
+	}
+}

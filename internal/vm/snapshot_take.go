@@ -1,0 +1,105 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"banger/api"
+	"banger/internal/durable"
+	"banger/internal/operation"
+)
+
+// snapshotRunning freezes a running or paused VM into dir. What the snapshot lies on is held until release.
+func (s *Service) snapshotRunning(ctx context.Context, op *operation.Operation, vm api.VM, dir string, snap *api.Snapshot) (release func(), err error) {
+	l, err := s.forkable(vm)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.planPoint(ctx, vm, l, dir)
+	if err != nil {
+		return nil, err
+	}
+	hold := s.Layers.Hold(f.point.RootLayerID, f.point.WorkLayerID)
+	defer func() {
+		if err = errors.Join(err, f.close(ctx)); err != nil {
+			hold()
+		}
+	}()
+	if err := f.begin(); err != nil {
+		return nil, err
+	}
+	op.Reached("sealed")
+	if err := f.moveOn(ctx); err != nil {
+		return nil, err
+	}
+	op.Reached("moved")
+	p, err := f.freeze(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	op.Reached("frozen")
+	if vm.State == api.StateRunning { // a paused one's is set when it goes on
+		cctx, cancel := context.WithTimeout(ctx, clockTime)
+		defer cancel()
+		if err := l.agent.StepClock(cctx, s.Now()); err != nil {
+			op.Warn("the clock of %s could not be set after it had stood still for %s: %v", vm.Name, p.StoodStill, err)
+		}
+	}
+	return hold, p.describe(dir, snap)
+}
+
+// snapshotSuspended keeps the state that a VM is suspended in, and makes layers of its disks: it will go on upon new ones.
+func (s *Service) snapshotSuspended(ctx context.Context, op *operation.Operation, vm api.VM, dir string, snap *api.Snapshot) (release func(), err error) {
+	own := s.Paths.VM(vm.ID).Frozen()
+	record, err := readFrozen(own)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.planPoint(ctx, vm, nil, dir)
+	if err != nil {
+		return nil, err
+	}
+	f.point.Stamp, f.point.TemplateID, f.point.At = record.Stamp, record.TemplateID, record.At
+	hold := s.Layers.Hold(f.point.RootLayerID, f.point.WorkLayerID)
+	defer func() {
+		if err = errors.Join(err, f.close(ctx)); err != nil {
+			hold()
+		}
+	}()
+	if err := f.begin(); err != nil {
+		return nil, err
+	}
+	op.Reached("sealed")
+	if err := linkFrozen(own, dir); err != nil {
+		return nil, err
+	}
+	if err := f.moveOn(ctx); err != nil {
+		return nil, err
+	}
+	op.Reached("moved")
+	f.pending = false
+	return hold, errors.Join(f.dropOld(), f.point.describe(dir, snap))
+}
+
+// describe puts what the point is into the snapshot's record, and beside its state.
+func (p point) describe(dir string, snap *api.Snapshot) error {
+	snap.RootTemplateID, snap.WorkTemplateID, snap.RootLayerID, snap.WorkLayerID = p.RootTemplateID, p.WorkTemplateID, p.RootLayerID, p.WorkLayerID
+	text, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(dir, suspendedFile), text, 0o600)
+}
+
+// readFrozen reads what stands beside a frozen state. Beside a suspended VM's that is a part of a point only, for the rest is in its record.
+func readFrozen(dir string) (point, error) {
+	var p point
+	text, err := os.ReadFile(filepath.Join(dir, suspendedFile))
+	if err != nil {
+		return p, err
+	}
+	return p, json.Unmarshal(text, &p)
+}
