@@ -132,6 +132,7 @@ func (k *fork) prepare(ctx context.Context) (err error) {
 	if k.point, err = k.planPoint(ctx, k.source, k.live, k.dir); err != nil {
 		return err
 	}
+	k.point.stage = k.op.Reached
 	if err := k.point.begin(); err != nil {
 		return err
 	}

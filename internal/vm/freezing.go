@@ -32,6 +32,8 @@ type freezing struct {
 	point   point
 	release func()
 	pending bool // begun, and neither frozen nor undone
+	// stage, if not nil, is told of the stages of the freeze.
+	stage func(name string)
 	// overlays are the guest's new disks, by serial.
 	overlays map[string]string
 }
@@ -106,7 +108,7 @@ func (f *freezing) moveOn(ctx context.Context) error {
 
 // freeze completes the point; a VM that ran goes on. A transient one is of no use after the daemon's end. On error the VM is as it was.
 func (f *freezing) freeze(ctx context.Context, transient bool) (point, error) {
-	res, err := f.l.instance.Freeze(ctx, hypervisor.Freeze{Dir: f.dir, Overlays: f.overlays, Transient: transient, Resume: true})
+	res, err := f.l.instance.Freeze(ctx, hypervisor.Freeze{Dir: f.dir, Overlays: f.overlays, Transient: transient, Resume: true, Stage: f.stage})
 	if err != nil {
 		moved, known := f.movedOn(context.WithoutCancel(ctx))
 		f.pending = !moved && known
