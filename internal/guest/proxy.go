@@ -19,6 +19,8 @@ type Hooks struct {
 	Start func(spec *api.ExecSpec) error
 	// Output gets what the command writes; p is valid during the call only.
 	Output func(ch frame.Channel, p []byte)
+	// Why may put a better reason in the place of the one for which there is no exit.
+	Why func(err error) error
 	// End gets the exit, or why there is none.
 	End func(exit api.Control, err error)
 }
@@ -30,6 +32,9 @@ type Hooks struct {
 func (c *Client) Proxy(ctx context.Context, client io.ReadWriter, h Hooks) error {
 	in, out := frame.NewReader(client), frame.NewWriter(client)
 	exit, err := c.proxy(ctx, client, in, out, h)
+	if err != nil && h.Why != nil {
+		err = h.Why(err)
+	}
 	if h.End != nil {
 		h.End(exit, err)
 	}

@@ -44,6 +44,7 @@ func (e *ExecStream) Proxy(ctx context.Context, client io.ReadWriteCloser) error
 			record, err = e.service.beginMain(ctx, e.live, spec.Argv)
 			return err
 		},
+		Why:    e.live.why,
 		Output: func(ch frame.Channel, p []byte) { record.output(ch, p) },
 		// The end is recorded before the caller learns of it, so that it finds the record as it should be.
 		End: func(exit api.Control, err error) {
@@ -77,6 +78,7 @@ func (s *Service) ExecWait(ctx context.Context, ref string, spec api.ExecSpec) (
 	}
 	result, err := l.agent.ExecWait(ctx, spec)
 	if err != nil {
+		err = l.why(err)
 		record.finish(mainEnd{err: err})
 		return result, err
 	}

@@ -42,7 +42,7 @@ func (s *Service) PutFile(ctx context.Context, ref, path, user string, mode fs.F
 		return err
 	}
 	defer end()
-	return l.agent.PutFile(ctx, path, user, &mode, r)
+	return l.why(l.agent.PutFile(ctx, path, user, &mode, r))
 }
 
 // GetTree reads a file or directory of the guest as a tar stream.
@@ -66,7 +66,7 @@ func (s *Service) PutTree(ctx context.Context, ref, path, user string, r io.Read
 		return err
 	}
 	defer end()
-	return l.agent.PutTree(ctx, path, user, r)
+	return l.why(l.agent.PutTree(ctx, path, user, r))
 }
 
 func (s *Service) reachFor(ctx context.Context, ref, path string) (*liveVM, func(), error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"banger/api"
 	"banger/internal/guest"
@@ -26,6 +27,8 @@ type liveVM struct {
 	// anonymous: it is a template's clone that has no identity yet; answered: its agent has said that the guest is
 	// ready when it got one. Whoever brings the guest up holds the VM's lock.
 	anonymous, answered bool
+	// ends is set before the VMM is ended for a reason that users should be told of.
+	ends atomic.Pointer[api.Error]
 	// clock starts the keeper of the guest's clock once.
 	clock sync.Once
 	// policy wakes watchIdle; holds one.
@@ -40,6 +43,14 @@ func (l *liveVM) isGone() bool {
 	default:
 		return false
 	}
+}
+
+// why is the reason for an error of a call to the guest, where it is known better than by the call.
+func (l *liveVM) why(err error) error {
+	if e := l.ends.Load(); e != nil && err != nil {
+		return e
+	}
+	return err
 }
 
 // vmAlive is the one answer to "is it running": its VMM, known to this daemon, has not ended.

@@ -130,6 +130,7 @@ func (s *Service) suspend(ctx context.Context, op *operation.Operation, id, why 
 		return errors.Join(err, os.RemoveAll(p.Frozen()), l.instance.Resume(ctx))
 	}
 	op.Reached("recorded")
+	l.ends.Store(api.Errorf(api.CodeConflict, "VM %s was suspended, which has cut this call off", vm.Name).WithHint("banger vm start %s", vm.Name))
 	return s.kill(ctx, id, why)
 }
 

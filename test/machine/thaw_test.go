@@ -115,6 +115,16 @@ func TestSuspend(t *testing.T) {
 	}
 	same(t, "rounds", b.guest("x", "cat /root/rounds"), "0\n1\n2\n3")
 
+	b.sub("a command that somebody waits for", func(t *testing.T, b *box) {
+		done := make(chan result)
+		go func() { done <- b.banger("exec", "x", "--", "sh", "-c", "echo $$ >/run/waits; exec sleep 1000") }()
+		b.guest("x", "while [ ! -s /run/waits ]; do sleep 0.1; done")
+		b.must("suspend", "x")
+		if r := <-done; r.code != 125 || !strings.Contains(r.stderr, "x was suspended, which has cut this call off") {
+			t.Errorf("exit code %d: %s", r.code, r.stderr)
+		}
+		b.must("start", "x")
+	})
 	b.sub("refusals, stop and delete", func(t *testing.T, b *box) {
 		b.must("suspend", "x")
 		b.fails(1, []string{"suspended"}, "set", "x", "--memory", "192M")
