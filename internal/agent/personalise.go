@@ -93,7 +93,7 @@ func (s *system) personalise(ctx context.Context, p agentapi.Personalise, c *cha
 			return err
 		}
 	}
-	if c.born && s.isFurnished(p) {
+	if c.born && s.isFurnished(p) || p.WorkDisk == nil && p.AuthorizedKeys == nil {
 		return s.identify(p, c, write)
 	}
 	// The work disk waits for its disk, and the rest does not.

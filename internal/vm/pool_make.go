@@ -155,9 +155,7 @@ func (b *boot) warm(ctx context.Context) error {
 		return err
 	}
 	for range warmRounds {
-		// What an image has no program for cannot be warmed, and a session that there is not cannot be deleted.
-		_, _ = b.live.agent.ExecWait(ctx, api.ExecSpec{Argv: []string{"true"}})
-		_ = b.live.agent.DeleteSession(ctx, mainSession)
+		_, _ = b.live.agent.ExecWait(ctx, api.ExecSpec{Argv: []string{"true"}}) // what an image has no program for cannot be warmed
 		for _, name := range []string{"banger", anonymous} { // a name is only written where it changes
 			if _, err := b.live.agent.Personalise(ctx, b.christening(name)); err != nil {
 				return err

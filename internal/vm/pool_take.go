@@ -81,17 +81,20 @@ func (s *Service) take(ctx context.Context, op *operation.Operation, pooled, wan
 	if !alive {
 		return want, api.Errorf(api.CodeInternal, "its VMM has ended")
 	}
-	if err := op.Step(ctx, "personalise", func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, takeTime)
-		defer cancel()
-		return s.whileItRuns(ctx, l, func(ctx context.Context) error {
-			_, err := l.agent.Personalise(ctx, s.christening(want.Name))
+	gctx, cancel := context.WithTimeout(ctx, takeTime)
+	defer cancel()
+	var clock func(context.Context) error
+	if err := op.Step(ctx, "personalise", func(context.Context) error {
+		return s.whileItRuns(gctx, l, func(ctx context.Context) error {
+			_, clock, err = l.agent.BeginPersonalise(ctx, s.christening(want.Name))
 			return err
 		})
 	}); err != nil {
 		return want, err
 	}
 	ctx = context.WithoutCancel(ctx)
+	set := make(chan error, 1)
+	go func() { set <- clock(gctx) }()
 	if err := op.Step(ctx, "record", func(ctx context.Context) error {
 		vm, err = s.Store.TakeVM(ctx, pooled.ID, request, func(vm *api.VM) []api.Event { return s.becomes(vm, want) })
 		return err
@@ -105,6 +108,7 @@ func (s *Service) take(ctx context.Context, op *operation.Operation, pooled, wan
 			s.Network.Rename(ctx, guestOf(vm)),
 			s.KnownHosts.Pin(hostNames(vm), vm.Runtime.SSHHostKey),
 			s.Host.SetOOMScore(l.instance.Process(), oomScore),
+			<-set,
 		} {
 			if err != nil { // it runs, and is its user's; a restart tries again
 				s.Log.Error("cannot complete what was taken from the pool", "vm", vm.ID, "error", err)
