@@ -228,6 +228,15 @@ func (s *Service) giveUp(ctx context.Context) (bool, error) {
 	return true, s.removePooled(ctx, vm.ID)
 }
 
+// makeWay has a start begin that the pool cannot serve: what is being made for the pool would only slow it down.
+func (s *Service) makeWay() {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	if m := s.pool.making; m != nil && !m.wanted {
+		m.op.Cancel()
+	}
+}
+
 // cancelMaking ends the making of a clone that no start waits for; false when there was none.
 func (s *Service) cancelMaking() bool {
 	s.pool.mu.Lock()

@@ -156,7 +156,7 @@ func (b *boot) warm(ctx context.Context) error {
 	}
 	for range warmRounds {
 		_, _ = b.live.agent.ExecWait(ctx, api.ExecSpec{Argv: []string{"true"}}) // what an image has no program for cannot be warmed
-		for _, name := range []string{"banger", anonymous} { // a name is only written where it changes
+		for _, name := range []string{"banger", anonymous} {                    // a name is only written where it changes
 			if _, err := b.live.agent.Personalise(ctx, b.christening(name)); err != nil {
 				return err
 			}

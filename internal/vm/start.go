@@ -31,6 +31,7 @@ func (s *Service) Start(ctx context.Context, ref string, want api.VMStart) (*ope
 // start is the list of steps from a record to a running guest, each with its undo.
 func (s *Service) start(ctx context.Context, op *operation.Operation, id string, want api.VMStart) error {
 	defer s.busy()()
+	s.makeWay()
 	unlock, err := s.locks.Lock(ctx, id)
 	if err != nil {
 		return err

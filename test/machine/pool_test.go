@@ -143,6 +143,12 @@ func TestPool(t *testing.T) {
 		for _, name := range []string{"one", "two"} {
 			same(t, "what was taken lives", b.guest(name, "hostname"), name)
 		}
+		b.must("suspend", "one")
+		b.must("start", "one")
+		b.must("restart", "two")
+		for _, name := range []string{"one", "two"} {
+			same(t, "hostname after it has stood still", b.guest(name, "hostname"), name)
+		}
 	})
 
 	b.sub("given up when memory is short", func(t *testing.T, b *box) {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 
 	"banger/internal/config"
 	"banger/internal/daemon"
@@ -18,17 +19,20 @@ import (
 // behaviourVariable names the file that says how guests misbehave; see fake.Options.
 const behaviourVariable = "BANGER_TEST_BEHAVIOUR"
 
-// memoryVariable names a file that says how the host is off for memory: MiB in all, MiB available, percent of pressure.
+// memoryVariable names a file that says how the host is off for memory: MiB in all, MiB available, percent of pressure, and
+// how many MiB less are available for each VM.
 const memoryVariable = "BANGER_TEST_MEMORY"
 
 // fakeMemory has plenty where the script says nothing.
 func fakeMemory() template.Memory {
 	m := template.Memory{Total: 16 << 30, Available: 8 << 30}
 	if text, err := os.ReadFile(os.Getenv(memoryVariable)); err == nil {
-		if _, err := fmt.Sscan(string(text), &m.Total, &m.Available, &m.Pressure); err != nil {
+		var each int64
+		if _, err := fmt.Sscan(string(text), &m.Total, &m.Available, &m.Pressure, &each); err != nil {
 			panic(err)
 		}
-		m.Total, m.Available = m.Total<<20, m.Available<<20
+		vms, _ := filepath.Glob(filepath.Join(os.Getenv("BANGER_STATE_DIR"), "vms", "*"))
+		m.Total, m.Available = m.Total<<20, (m.Available-each*int64(len(vms)))<<20
 	}
 	return m
 }
