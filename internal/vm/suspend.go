@@ -200,7 +200,7 @@ func (s *Service) Unpause(ctx context.Context, ref string) (api.VM, error) {
 		if err := l.instance.Resume(ctx); err != nil {
 			return err
 		}
-		return l.agent.SetClock(ctx, s.Now())
+		return l.agent.StepClock(ctx, s.Now())
 	})
 }
 
