@@ -151,9 +151,12 @@ func makeNetwork(cfg *config.Config, h host.Host, log *slog.Logger) (*network.Ne
 	return network.New(network.Options{
 		Host: h, Paths: cfg.Paths, Bridge: cfg.Bridge, Subnet: subnet, SubnetFixed: cfg.Explicit("subnet"),
 		// The filter runs under the VM's uid, which may not reach bangerd by its path.
-		DNSAddress: dns, UserFilter: []string{"/proc/self/exe", sieve.Name}, Log: log,
+		DNSAddress: dns, UserFilter: []string{"/proc/self/exe", sieve.Name}, Log: log, Linger: linger,
 	}), nil
 }
+
+// linger is how long the bridge outlives the last guest.
+const linger = 5 * time.Second
 
 func disks(cfg *config.Config) disk.Driver {
 	if cfg.DiskDriver == "clone" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"time"
 
 	"banger/internal/host"
 	"banger/internal/network/dns"
@@ -15,19 +16,20 @@ func (n *Network) apply(ctx context.Context) error {
 	if len(n.guests) == 0 {
 		return n.teardown(ctx)
 	}
+	n.stopIdling()
 	subnet := n.subnet()
-	forward, err := n.planForwarding(ctx)
-	if err != nil {
+	fresh := time.Since(n.checked) < checkEvery && n.subnetMade == subnet
+	if !fresh {
+		var err error
+		if n.planned, err = n.planForwarding(ctx); err != nil {
+			return err
+		}
+	}
+	if err := n.applyRules(ctx, subnet); err != nil {
 		return err
 	}
-	rules := ruleset{
-		table: n.table(), bridge: n.o.Bridge, subnet: subnet, gateway: gateway(subnet), dns: n.dnsAddress(subnet), closed: forward.close,
-	}
-	for _, g := range n.guests {
-		rules.guests = append(rules.guests, g)
-	}
-	if err := n.o.Host.ApplyRules(ctx, rules.String()); err != nil {
-		return err
+	if fresh {
+		return n.startDNS(ctx, subnet)
 	}
 	bridge := host.Bridge{Name: n.o.Bridge, Address: netip.PrefixFrom(gateway(subnet), subnet.Bits()), MTU: n.o.Host.UplinkMTU()}
 	if err := n.o.Host.EnsureBridge(ctx, bridge); err != nil {
@@ -36,11 +38,68 @@ func (n *Network) apply(ctx context.Context) error {
 	if err := n.o.Host.SetSysctl(ipForward, "1"); err != nil {
 		return err
 	}
-	return n.startDNS(ctx, subnet)
+	if err := n.startDNS(ctx, subnet); err != nil {
+		return err
+	}
+	n.checked, n.subnetMade = time.Now(), subnet
+	return nil
+}
+
+// checkEvery is how long the bridge and the host's forwarding are taken to be as they were left: looking at them costs
+// more than all that a guest needs.
+const checkEvery = 5 * time.Second
+
+func (n *Network) applyRules(ctx context.Context, subnet netip.Prefix) error {
+	rules := ruleset{
+		table: n.table(), bridge: n.o.Bridge, subnet: subnet, gateway: gateway(subnet), dns: n.dnsAddress(subnet), closed: n.planned.close,
+	}
+	for _, g := range n.guests {
+		rules.guests = append(rules.guests, g)
+	}
+	return n.o.Host.ApplyRules(ctx, rules.String())
+}
+
+// linger takes the last guest's part away, and leaves the rest for a while: making and removing a bridge takes the
+// host as long as much of a thaw.
+func (n *Network) linger(ctx context.Context) error {
+	n.stopIdling()
+	if err := n.applyRules(ctx, n.subnetMade); err != nil {
+		return err
+	}
+	if err := n.startDNS(ctx, n.subnetMade); err != nil {
+		return err
+	}
+	n.idle = time.AfterFunc(n.o.Linger, n.idled)
+	return nil
+}
+
+// idled ends the lingering, unless there is a guest again.
+func (n *Network) idled() {
+	ctx := context.Background()
+	unlock, err := n.hold(ctx)
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if n.idle == nil || len(n.guests) > 0 {
+		return
+	}
+	if err := n.teardown(ctx); err != nil {
+		n.o.Log.Error("cannot take the network away", "error", err)
+	}
+}
+
+func (n *Network) stopIdling() {
+	if n.idle != nil {
+		n.idle.Stop()
+		n.idle = nil
+	}
 }
 
 // teardown leaves nothing of ours on the host, whoever put it there. Every step runs.
 func (n *Network) teardown(ctx context.Context) error {
+	n.stopIdling()
+	n.checked = time.Time{}
 	errs := []error{n.stopDNS()}
 	taps, err := n.o.Host.Taps(n.o.Bridge)
 	errs = append(errs, err)

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"os"
 	"regexp"
 	"slices"
+	"time"
 
 	"banger/api"
 	"banger/internal/host"
@@ -23,34 +25,50 @@ func (n *Network) Attach(ctx context.Context, g Guest, record func(host.Process)
 	case api.NetUser:
 		return n.attachUser(ctx, g, record)
 	case api.NetBridge:
-		return n.attachBridge(ctx, g)
+		link, err := n.attachBridge(ctx, g)
+		if err != nil {
+			return Link{}, err
+		}
+		if err := link.Pinned(ctx); err != nil {
+			return Link{}, errors.Join(err, link.Close(), n.Detach(context.WithoutCancel(ctx), g))
+		}
+		return Link{Tap: link.Tap}, nil
 	}
 	return Link{}, n.Check(g.Kind)
 }
 
+// Begin is Attach for a guest that does not run at once: it returns when the VMM may be started, with a guest that stands
+// still or whose link is down, and Link.Pinned when the guest may be let go. Whatever becomes of it, Detach follows one day.
+func (n *Network) Begin(ctx context.Context, g Guest, record func(host.Process) error) (Link, error) {
+	if g.Kind == api.NetBridge {
+		return n.attachBridge(ctx, g)
+	}
+	return n.Attach(ctx, g, record)
+}
+
+// attachBridge makes the tap, and holds the lock until the pins are in place, or until it is known that they are not.
 func (n *Network) attachBridge(ctx context.Context, g Guest) (_ Link, err error) {
 	unlock, err := n.hold(ctx)
 	if err != nil {
 		return Link{}, err
 	}
-	defer unlock()
-	if err := n.admit(g); err != nil {
-		return Link{}, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, n.drop(context.WithoutCancel(ctx), g))
+	if err = n.admit(g); err == nil {
+		n.guests[g.ID] = g
+		var tap *os.File
+		tap, err = n.o.Host.OpenTap(ctx, host.Tap{Name: g.tap(), Bridge: n.o.Bridge, MTU: n.o.Host.UplinkMTU()})
+		if err == nil {
+			pins := &pinning{done: make(chan struct{})}
+			go func() {
+				defer unlock()
+				pins.err = n.apply(context.WithoutCancel(ctx)) // half of it helps nobody
+				close(pins.done)
+			}()
+			return Link{Tap: tap, pins: pins}, nil
 		}
-	}()
-	n.guests[g.ID] = g
-	if err := n.apply(ctx); err != nil {
-		return Link{}, err
+		err = errors.Join(err, n.drop(context.WithoutCancel(ctx), g))
 	}
-	tap, err := n.o.Host.OpenTap(ctx, host.Tap{Name: g.tap(), Bridge: n.o.Bridge, MTU: n.o.Host.UplinkMTU()})
-	if err != nil {
-		return Link{}, err
-	}
-	return Link{Tap: tap}, nil
+	unlock()
+	return Link{}, err
 }
 
 // Join lets a guest that has confirmed its MAC and address onto the bridge. It is idempotent;
@@ -92,7 +110,7 @@ func (n *Network) join(ctx context.Context, g Guest) error {
 }
 
 // Detach takes away everything that Attach made, by derived names alone, whether or not it is
-// there; of a guest that this Network has never heard of too. With the last guest on the bridge
+// there; of a guest that this Network has never heard of too. With the last guest on the bridge, or Options.Linger later,
 // the bridge, the rules and the DNS go, and ip_forward is as it was before.
 func (n *Network) Detach(ctx context.Context, g Guest) error {
 	switch g.Kind {
@@ -114,6 +132,9 @@ func (n *Network) Detach(ctx context.Context, g Guest) error {
 func (n *Network) drop(ctx context.Context, g Guest) error {
 	err := n.o.Host.DeleteLink(ctx, g.tap())
 	delete(n.guests, g.ID)
+	if len(n.guests) == 0 && n.o.Linger > 0 && !n.checked.IsZero() {
+		return errors.Join(err, n.linger(ctx))
+	}
 	return errors.Join(err, n.apply(ctx))
 }
 
@@ -130,6 +151,7 @@ func (n *Network) Set(ctx context.Context, wanted []Guest) error {
 		return err
 	}
 	defer unlock()
+	n.checked = time.Time{}
 	taps, err := n.o.Host.Taps(n.o.Bridge)
 	if err != nil {
 		return err
@@ -164,13 +186,17 @@ func (n *Network) Set(ctx context.Context, wanted []Guest) error {
 	return errors.Join(errs...)
 }
 
-// Close lets go of the host without changing it, but for the DNS, which is this process: the daemon is going away.
+// Close lets go of the host without changing it, but for the DNS, which is this process, and for what only lingers: the
+// daemon is going away.
 func (n *Network) Close() error {
 	unlock, err := n.hold(context.Background())
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if n.idle != nil {
+		return n.teardown(context.Background())
+	}
 	return n.stopDNS()
 }
 

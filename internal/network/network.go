@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"banger/api"
 	"banger/internal/config"
@@ -40,6 +41,9 @@ type Options struct {
 	DNSAddress netip.AddrPort
 	// ResolvConf tells the host's resolvers; empty means /etc/resolv.conf.
 	ResolvConf string
+	// Linger is how long bridge, rules, DNS and ip_forward stay when the last guest on the bridge has gone, for the next one;
+	// 0: not at all.
+	Linger time.Duration
 	// UserFilter is the command that runs sieve.Main, such as {"/proc/self/exe", "net-filter"}.
 	UserFilter []string
 	Log        *slog.Logger
@@ -84,6 +88,27 @@ func (g Guest) mac() net.HardwareAddr {
 type Link struct {
 	Tap    *os.File // NetBridge: an open tap with IFF_VNET_HDR
 	Socket string   // NetUser: a unix stream socket that listens already; takes one connection
+
+	pins *pinning // nil: they are in place
+}
+
+// pinning is the making of a guest's pins.
+type pinning struct {
+	done chan struct{}
+	err  error // read after done
+}
+
+// Pinned returns when the guest may be let run: the pins of its MAC and address are in place.
+func (l Link) Pinned(ctx context.Context) error {
+	if l.pins == nil {
+		return nil
+	}
+	select {
+	case <-l.pins.done:
+		return l.pins.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Close gives back the descriptor; the VMM has its own by then. It may be called twice.
@@ -104,6 +129,12 @@ type Network struct {
 
 	guests map[string]Guest // on the bridge, by id
 	dns    *dns.Server      // nil while there is no bridge
+	// checked is when the bridge and others' forwarding were looked at last, and planned what came of it; zero: not yet.
+	checked    time.Time
+	planned    forwarding
+	subnetMade netip.Prefix // with checked
+	// idle ends the lingering; nil while there are guests, or no bridge.
+	idle *time.Timer
 }
 
 // New returns a Network; it touches nothing yet.

@@ -42,7 +42,12 @@ func (r ruleset) String() string {
 		addresses = append(addresses, fmt.Sprintf("%q . %s", g.tap(), g.IP))
 		arps = append(arps, fmt.Sprintf("%q . %s . %s", g.tap(), g.mac(), g.IP))
 	}
-	list := func(s []string) string { return strings.Join(s, ", ") }
+	list := func(s []string) string {
+		if len(s) == 0 {
+			return "" // nft takes no empty list
+		}
+		return "\n\t\telements = { " + strings.Join(s, ", ") + " }"
+	}
 	forward, nat := "", ""
 	if r.closed {
 		forward = "\n\t\tiifname != $BRIDGE oifname != $BRIDGE drop"
@@ -62,8 +67,7 @@ func (r ruleset) String() string {
 
 const rulesText = `table inet $TABLE {
 	set taps {
-		type ifname
-		elements = { $TAPS }
+		type ifname$TAPS
 	}
 
 	chain input {
@@ -117,23 +121,19 @@ const rulesText = `table inet $TABLE {
 }
 table bridge $TABLE {
 	set taps {
-		type ifname
-		elements = { $TAPS }
+		type ifname$TAPS
 	}
 
 	set macs {
-		type ifname . ether_addr
-		elements = { $MACS }
+		type ifname . ether_addr$MACS
 	}
 
 	set addresses {
-		type ifname . ipv4_addr
-		elements = { $ADDRESSES }
+		type ifname . ipv4_addr$ADDRESSES
 	}
 
 	set arps {
-		type ifname . ether_addr . ipv4_addr
-		elements = { $ARPS }
+		type ifname . ether_addr . ipv4_addr$ARPS
 	}
 
 	chain prerouting {

@@ -6,8 +6,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	mdns "github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
@@ -211,5 +213,56 @@ func TestRecordOfAnotherBoot(t *testing.T) {
 	}
 	if v, _ := w.host.Sysctl(ipForward); v != "1" {
 		t.Errorf("ip_forward is %s by a record of another boot", v)
+	}
+}
+
+// TestLinger: what was made for the last guest stays a while for the next one, but its own part goes at once.
+func TestLinger(t *testing.T) {
+	needsRoot(t)
+	w := newWorld(t)
+	w.o.Linger = time.Hour
+	n := New(w.o)
+	a := Guest{ID: idA, Name: "a", Kind: api.NetBridge, MAC: MACFor(idA).String(), IP: netip.MustParseAddr("10.213.0.2")}
+	rules := func() string {
+		text, err := exec.Command("nft", "list", "ruleset").CombinedOutput()
+		if err != nil {
+			t.Fatal(err, string(text))
+		}
+		return string(text)
+	}
+	for range 2 { // the second finds a bridge
+		link, err := n.Attach(t.Context(), a, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(rules(), a.MAC) {
+			t.Error("the guest is not pinned")
+		}
+		if err := errors.Join(link.Close(), n.Join(t.Context(), a), n.Detach(t.Context(), a)); err != nil {
+			t.Fatal(err)
+		}
+		if text := rules(); strings.Contains(text, a.MAC) || !strings.Contains(text, "table inet banger") {
+			t.Errorf("the rules are %s", text)
+		}
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if text := rules(); strings.Contains(text, "banger") {
+		t.Errorf("a daemon that ends leaves %s", text)
+	}
+	n = New(w.o)
+	n.o.Linger = time.Millisecond
+	link, err := n.Attach(t.Context(), a, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(link.Close(), n.Detach(t.Context(), a)); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); strings.Contains(rules(), "banger"); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it lingers: %s", rules())
+		}
 	}
 }

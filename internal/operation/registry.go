@@ -3,6 +3,7 @@ package operation
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -81,6 +82,24 @@ func (r *Registry) List() []api.Operation {
 		out = append(out, o.Snapshot())
 	}
 	return out
+}
+
+// Running finds an operation of a kind on a VM that has not ended.
+func (r *Registry) Running(kind, vmID string) (*Operation, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range slices.Backward(r.order) {
+		o := r.byID[id]
+		if o.kind != kind || o.vmID != vmID {
+			continue
+		}
+		select {
+		case <-o.done:
+		default:
+			return o, true
+		}
+	}
+	return nil, false
 }
 
 // CancelStarts cancels the starts of a VM that are under way: its "vm.start" and "vm.restart", and the

@@ -149,8 +149,8 @@ func (t *tx) addEvents(ctx context.Context, vm api.VM, events ...api.Event) erro
 	return nil
 }
 
-// DeleteVM removes a VM's record; one that is gone already is no error.
-func (s *Store) DeleteVM(ctx context.Context, id string) error {
+// DeleteVM removes a VM's record, and adds events, of which vm.deleted is the last; one that is gone already is no error.
+func (s *Store) DeleteVM(ctx context.Context, id string, events ...api.Event) error {
 	return s.tx(ctx, func(t *tx) error {
 		vm, err := t.byID(ctx, id)
 		if api.CodeOf(err) == api.CodeNotFound {
@@ -161,7 +161,7 @@ func (s *Store) DeleteVM(ctx context.Context, id string) error {
 		if _, err := t.ExecContext(ctx, `DELETE FROM vms WHERE id=?`, id); err != nil {
 			return fmt.Errorf("cannot remove the record of VM %s: %w", vm.Name, err)
 		}
-		return t.addEvents(ctx, vm, api.Event{Kind: "vm.deleted"})
+		return t.addEvents(ctx, vm, append(events, api.Event{Kind: "vm.deleted"})...)
 	})
 }
 

@@ -25,20 +25,23 @@ func (s *Service) Delete(ctx context.Context, ref string, force bool) (*operatio
 		return nil, hasSnapshots(vm)
 	}
 	s.Operations.CancelStarts(vm.ID)
-	return s.Operations.Start("vm.delete", vm.ID, func(ctx context.Context, op *operation.Operation) error {
-		op.SetResult(vm.ID)
-		return op.Step(ctx, "delete", func(ctx context.Context) error {
-			if force {
-				return s.remove(ctx, vm.ID)
-			}
-			return s.removeIf(ctx, vm.ID, func(vm api.VM) error {
-				if len(vm.Snapshots) > 0 { // made just now
-					return hasSnapshots(vm)
-				}
-				return nil
-			})
-		})
+	return s.beginDelete(vm.ID, func(vm api.VM) error {
+		if len(vm.Snapshots) > 0 && !force { // made just now
+			return hasSnapshots(vm)
+		}
+		return nil
 	}), nil
+}
+
+// beginDelete joins a delete that is under way.
+func (s *Service) beginDelete(id string, may func(api.VM) error) *operation.Operation {
+	if op, ok := s.Operations.Running("vm.delete", id); ok {
+		return op
+	}
+	return s.Operations.Start("vm.delete", id, func(ctx context.Context, op *operation.Operation) error {
+		op.SetResult(id)
+		return op.Step(ctx, "delete", func(ctx context.Context) error { return s.removeIf(ctx, id, may) })
+	})
 }
 
 func hasSnapshots(vm api.VM) error {
@@ -70,9 +73,18 @@ func (s *Service) removeOnce(ctx context.Context, id string, may func(api.VM) er
 	}
 	defer unlock()
 	ctx = context.WithoutCancel(ctx) // once begun, it is completed
+	stopped := []api.Event{}
 	vm, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		if err := may(*vm); err != nil && vm.State != api.StateDeleting {
 			return nil, err
+		}
+		switch vm.State {
+		case api.StateStopped, api.StateSuspended, api.StateDeleting, api.StatePooled:
+		default:
+			stopped = append(stopped, api.Event{Kind: "vm.stopped", Data: map[string]string{"reason": "deleted"}})
+		}
+		if now := s.Now().UTC(); vm.Main != nil && vm.Main.EndedAt == nil {
+			vm.Main.EndedAt, vm.Main.Error = &now, "the VM stopped: deleted"
 		}
 		if vm.State != api.StatePooled { // that is removed by the next start in any case
 			vm.State = api.StateDeleting // from here on the next start completes it if we are cut off
@@ -84,21 +96,25 @@ func (s *Service) removeOnce(ctx context.Context, id string, may func(api.VM) er
 	} else if err != nil {
 		return err
 	}
-	if err := s.kill(ctx, id, "deleted"); err != nil {
-		return err
+	operation.Stage(ctx, "mark")
+	forgotten := make(chan error, 1)
+	go func() { forgotten <- s.KnownHosts.Remove(hostNames(vm)...) }()
+	if err := s.letGo(ctx, vm); err != nil {
+		return errors.Join(err, <-forgotten)
 	}
 	s.uses.forget(id)
-	s.forgetMain(id)
 	if err := s.forgetSnapshots(ctx, id); err != nil {
-		return fmt.Errorf("cannot remove the snapshots of VM %s: %w", vm.Name, err)
+		return errors.Join(fmt.Errorf("cannot remove the snapshots of VM %s: %w", vm.Name, err), <-forgotten)
 	}
-	if err := errors.Join(os.RemoveAll(s.Paths.VM(id).Dir), s.KnownHosts.Remove(hostNames(vm)...)); err != nil {
+	if err := errors.Join(os.RemoveAll(s.Paths.VM(id).Dir), <-forgotten); err != nil {
 		return fmt.Errorf("cannot remove VM %s: %w", vm.Name, err)
 	}
-	if err := s.Store.DeleteVM(ctx, id); err != nil {
+	operation.Stage(ctx, "remove files")
+	if err := s.Store.DeleteVM(ctx, id, stopped...); err != nil {
 		return err
 	}
 	s.changes.Wake()
+	operation.Stage(ctx, "remove record")
 	if vm.Runtime.RootLayerID+vm.Runtime.WorkLayerID != "" {
 		if err := s.Layers.Sweep(ctx); err != nil {
 			return err

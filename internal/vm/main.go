@@ -128,11 +128,7 @@ func (s *Service) endMain(id string, end mainEnd) {
 		return
 	}
 	if vm.Spec.AutoRemove {
-		s.goDo(func(context.Context) {
-			if err := s.remove(ctx, id); err != nil {
-				s.Log.Error("cannot remove a VM whose main command has ended", "vm", id, "error", err)
-			}
-		})
+		s.beginDelete(id, func(api.VM) error { return nil }) // the log tells of a failure
 	}
 }
 

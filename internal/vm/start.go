@@ -95,7 +95,7 @@ func (b *boot) run(ctx context.Context) error {
 	case b.vm.State == api.StateSuspended && !b.want.DiscardMemory:
 		return b.steps(ctx, step{"network", b.network}, step{"thaw", b.resume}, step{"personalise", b.personalise}, step{"ready", b.ready})
 	case b.clonable():
-		return b.steps(ctx, step{"template", b.template}, step{"disks", b.disks}, step{"network", b.network}, step{"thaw", b.clone},
+		return b.steps(ctx, step{"template", b.template}, step{"disks", b.disks}, step{"network", b.beginNetwork}, step{"thaw", b.clone},
 			step{"personalise", b.personalise}, step{"ready", b.ready})
 	}
 	return b.steps(ctx, step{"disks", b.disks}, step{"network", b.network}, step{"boot", b.boot}, step{"guest", b.guest},
@@ -211,8 +211,17 @@ func (b *boot) ensureDisk(ctx context.Context, d disk.Spec, layer string) error 
 	return b.Disks.Create(ctx, d)
 }
 
-// network prepares the link; its names are on disk before it exists.
+// network prepares the link.
 func (b *boot) network(ctx context.Context) error {
+	if err := b.beginNetwork(ctx); err != nil {
+		return err
+	}
+	return b.link.Pinned(ctx)
+}
+
+// beginNetwork prepares what a VMM needs to be started; its names are on disk before it exists. Before the guest runs,
+// link.Pinned must have returned.
+func (b *boot) beginNetwork(ctx context.Context) error {
 	g := guestOf(b.vm)
 	if g.Kind == api.NetNone {
 		return nil
@@ -221,7 +230,7 @@ func (b *boot) network(ctx context.Context) error {
 		return err
 	}
 	b.op.Undo("network", func(ctx context.Context) error { return errors.Join(b.link.Close(), b.detachNetwork(ctx, b.vm)) })
-	link, err := b.Network.Attach(ctx, g, func(p host.Process) error {
+	link, err := b.Network.Begin(ctx, g, func(p host.Process) error {
 		return b.handles.Set(b.vm.ID, func(h *VMHandles) { h.NetHelper = p })
 	})
 	if err != nil {
@@ -241,6 +250,9 @@ func nicKind(k api.NetKind) hypervisor.NICKind {
 
 // boot starts the VMM.
 func (b *boot) boot(ctx context.Context) error {
+	if err := b.link.Pinned(ctx); err != nil {
+		return err
+	}
 	instance, err := b.Hypervisor.Start(ctx, b.machine, b.recordVMM)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"banger/api"
@@ -134,19 +135,8 @@ func (s *Service) stop(ctx context.Context, op *operation.Operation, id string, 
 // It works by the live VMM, by the handles, and by derived names, so that it also cleans up after crashes.
 func (s *Service) kill(ctx context.Context, id, reason string) error {
 	ctx = context.WithoutCancel(ctx) // half a teardown helps nobody
-	s.mu.Lock()
-	l := s.live[id]
-	s.mu.Unlock()
-	var errs []error
-	if l != nil {
-		if err := l.instance.Kill(ctx); err != nil {
-			errs = append(errs, err)
-		} else {
-			s.dropLive(l)
-		}
-	}
 	_, err := s.stopped(ctx, id, reason, nil)
-	return errors.Join(append(errs, err)...)
+	return err
 }
 
 // endTime bounds the wait for a killed process to be gone.
@@ -159,25 +149,9 @@ func (s *Service) stopped(ctx context.Context, id, reason string, failure *api.F
 	if err != nil {
 		return vm, err
 	}
-	var errs []error
-	h, err := s.handles.Get(id)
-	if err != nil {
-		s.Log.Warn("going by derived names", "vm", id, "error", err)
-	}
-	if h.VMM == (host.Process{}) {
-		h.VMM = s.findVMM(ctx, vm)
-	}
-	if h.VMM != (host.Process{}) && s.isVMMOf(ctx, vm, h.VMM) {
-		errs = append(errs, s.endProcess(ctx, h.VMM))
-	}
-	errs = append(errs, s.detachNetwork(ctx, vm))
-	if err := errors.Join(errs...); err != nil {
-		return vm, fmt.Errorf("cannot tear down VM %s: %w", vm.Name, err)
-	}
-	if err := s.handles.Clear(id); err != nil {
+	if err := s.letGo(ctx, vm); err != nil {
 		return vm, err
 	}
-	s.removeSockets(vm)
 	now := s.Now().UTC()
 	return s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		was := vm.State
@@ -205,6 +179,52 @@ func (s *Service) stopped(ctx context.Context, id, reason string, failure *api.F
 		vm.StoppedAt, vm.StopReason, vm.Pending = &now, reason, []string{}
 		return []api.Event{{Kind: "vm.stopped", Data: map[string]string{"reason": reason}}}, nil
 	})
+}
+
+// letGo takes from the host all that a VM holds besides its files. Its process and its network end side by side: neither
+// needs the other to be gone first.
+func (s *Service) letGo(ctx context.Context, vm api.VM) error {
+	var ended, detached error
+	var both sync.WaitGroup
+	both.Go(func() { detached = s.detachNetwork(ctx, vm) })
+	ended = s.endVMM(ctx, vm)
+	operation.Stage(ctx, "end process")
+	both.Wait()
+	operation.Stage(ctx, "detach network")
+	if err := errors.Join(ended, detached); err != nil {
+		return fmt.Errorf("cannot tear down VM %s: %w", vm.Name, err)
+	}
+	if err := s.handles.Clear(vm.ID); err != nil {
+		return err
+	}
+	s.removeSockets(vm)
+	return nil
+}
+
+// endVMM ends the VMM that we know, or one that the handles or its own command line name.
+func (s *Service) endVMM(ctx context.Context, vm api.VM) error {
+	s.mu.Lock()
+	l := s.live[vm.ID]
+	s.mu.Unlock()
+	var errs []error
+	if l != nil {
+		if err := l.instance.Kill(ctx); err != nil {
+			errs = append(errs, err)
+		} else {
+			s.dropLive(l)
+		}
+	}
+	h, err := s.handles.Get(vm.ID)
+	if err != nil {
+		s.Log.Warn("going by derived names", "vm", vm.ID, "error", err)
+	}
+	if h.VMM == (host.Process{}) {
+		h.VMM = s.findVMM(ctx, vm)
+	}
+	if h.VMM != (host.Process{}) && s.isVMMOf(ctx, vm, h.VMM) {
+		errs = append(errs, s.endProcess(ctx, h.VMM))
+	}
+	return errors.Join(errs...)
 }
 
 func (s *Service) endProcess(ctx context.Context, p host.Process) error {

@@ -74,6 +74,7 @@ func (b *boot) clone(ctx context.Context) error {
 	}
 	f := b.Templates.Frozen(b.base)
 	f.Stage = b.op.Stage
+	f.BeforeRun = func() error { return b.link.Pinned(ctx) } // made while the VMM starts
 	instance, err := b.Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
 	if err == nil {
 		err := b.running(ctx, instance, true)
