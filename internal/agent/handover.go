@@ -28,9 +28,6 @@ func handOver() error {
 	if err := errors.Join(copyBoot(), keepModules()); err != nil {
 		return err
 	}
-	if err := keepModules(); err != nil {
-		return err
-	}
 	released := make(chan os.Signal, 1)
 	signal.Notify(released, unix.SIGUSR1)
 	if err := os.WriteFile(heldFile, nil, 0o600); err != nil {
