@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"banger/api"
+	"banger/internal/network"
 )
 
 // steps are the names of the steps of a VM's newest start.
@@ -40,44 +41,101 @@ func has(list []string, want string) bool {
 	return false
 }
 
-// TestClones: twenty machines thawed from one template are twenty machines.
+// TestClones: twenty machines thawed from one template, and five forks of one of them, are as many machines: to themselves, by
+// their clocks, and to who listens on the wire.
 func TestClones(t *testing.T) {
 	t.Parallel()
 	b := newBox(t)
+	beyond := b.net.uplink()
 	b.must("template", "build")
-	const count = 20
-	seen := map[string]string{}
-	for i := range count {
-		name := fmt.Sprintf("c%d", i)
+	var templates []api.Template
+	decode(t, b.must("template", "list", "--json"), &templates)
+	c := b.capture()
+	var vms []api.VM
+	facts := map[string]string{}
+	meet := func(name string) {
+		vms = append(vms, b.show(name))
+		b.checkOwn(name, facts)
+		b.checkClock(name)
+	}
+	b.must("run", "-d", "--name", "c0", "--", "ping", "-i", "0.2", uplinkBeyond)
+	meet("c0")
+	for i := range 19 {
+		name := fmt.Sprint("c", i+1)
 		b.must("run", "-d", "--name", name)
-		if steps := b.steps(name); !has(steps, "thaw") || has(steps, "boot") {
+		if steps := b.steps(name); !has(steps, "thaw") || has(steps, "guest") {
 			t.Fatalf("%s was not thawed: %v", name, steps)
 		}
-		vm := b.show(name)
-		facts := strings.Fields(b.guest(name, "cat /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid; cat /sys/class/net/eth0/address; hostname; date +%s"))
-		if len(facts) != 6 {
-			t.Fatalf("%s said %v", name, facts)
-		}
-		same(t, "machine id", facts[0], vm.Runtime.MachineID)
-		same(t, "MAC", facts[3], vm.Runtime.MAC)
-		same(t, "hostname", facts[4], name)
-		// busybox tells whole seconds; package agent's tests look closer.
-		clock, err := strconv.ParseInt(facts[5], 10, 64)
-		if off := time.Since(time.Unix(clock, 0)); err != nil || off > 5*time.Second || off < 0 {
-			t.Errorf("%s: its clock is off by %v (%v)", name, off, err)
-		}
-		for what, fact := range map[string]string{
-			"machine id": facts[0], "boot id": facts[1], "random uuid": facts[2], "MAC": facts[3],
-			"host key": vm.Runtime.SSHHostKey, "address": vm.Runtime.GuestIP,
-		} {
-			if other, taken := seen[what+fact]; taken {
-				t.Errorf("%s and %s share their %s: %s", name, other, what, fact)
-			}
-			seen[what+fact] = name
-		}
+		meet(name)
+		b.guest(name, "ping -c 1 -W 5 "+uplinkBeyond+" >/dev/null")
 	}
+	b.must("fork", "c0", "--name", "f1")
+	b.must("fork", "c0", "--count", "4", "--name", "f")
+	for _, name := range []string{"f1", "f-1", "f-2", "f-3", "f-4"} {
+		meet(name)
+		b.guest(name, "ping -c 1 -W 5 "+uplinkBeyond+" >/dev/null")
+	}
+	b.checkClock("c0")
+	b.checkFrames(c.end(t), network.MACFor(templates[0].ID), vms)
+	_ = beyond
 	b.must(append([]string{"rm", "-f"}, strings.Fields(b.must("ps", "-aq"))...)...)
 	b.checkNothingOfVMs()
+}
+
+// checkOwn compares all that no two machines may share with what was seen before.
+func (b *box) checkOwn(name string, seen map[string]string) {
+	b.t.Helper()
+	vm := b.show(name)
+	f := strings.Fields(b.guest(name, "cat /etc/machine-id /proc/sys/kernel/random/boot_id /sys/class/net/eth0/address; hostname; "+
+		"cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub; for i in 1 2 3; do cat /proc/sys/kernel/random/uuid; done; ip -4 -o addr show dev eth0"))
+	if len(f) < 12 {
+		b.t.Fatalf("%s said %v", name, f)
+	}
+	same(b.t, name+": machine id", f[0], vm.Runtime.MachineID)
+	same(b.t, name+": MAC", f[2], vm.Runtime.MAC)
+	same(b.t, name+": hostname", f[3], name)
+	same(b.t, name+": host key", f[4], strings.Fields(vm.Runtime.SSHHostKey)[1])
+	if address, _, _ := strings.Cut(f[11], "/"); address != vm.Runtime.GuestIP {
+		b.t.Errorf("%s: its address is %s, want %s", name, address, vm.Runtime.GuestIP)
+	}
+	for n, what := range []string{"machine id", "boot id", "MAC", "hostname", "host key", "uuid", "uuid", "uuid", "", "", "", "address"} {
+		if other, taken := seen[what+f[n]]; taken && what != "" {
+			b.t.Errorf("%s and %s share their %s: %s", name, other, what, f[n])
+		}
+		seen[what+f[n]] = name
+	}
+}
+
+// clockBound is how far a guest's clock may be off.
+const clockBound = 50 * time.Millisecond
+
+// checkClock reads a guest's clock until the answer came fast enough to judge it: it is off by what it differs from the middle of the
+// round trip, give or take half of that.
+func (b *box) checkClock(name string) {
+	b.t.Helper()
+	var off, half time.Duration
+	for range 20 {
+		begin := time.Now()
+		f := strings.Fields(b.guest(name, "adjtimex | grep -E 'time.tv_(sec|usec)' | tr -dc '0-9\n'"))
+		took := time.Since(begin)
+		if len(f) != 2 {
+			b.t.Fatalf("the clock of %s: %q", name, f)
+		}
+		sec, err1 := strconv.ParseInt(f[0], 10, 64)
+		usec, err2 := strconv.ParseInt(f[1], 10, 64)
+		if err1 != nil || err2 != nil {
+			b.t.Fatalf("the clock of %s: %q", name, f)
+		}
+		off, half = time.Unix(sec, usec*1000).Sub(begin.Add(took/2)).Abs(), took/2
+		if off-half > clockBound {
+			b.t.Errorf("the clock of %s is off by %v, give or take %v", name, off, half)
+			return
+		}
+		if off+half <= clockBound {
+			return
+		}
+	}
+	b.t.Logf("the clock of %s is off by %v, give or take %v: no answer came faster", name, off, half)
 }
 
 // TestSuspend: what runs in a guest goes on, whatever becomes of the daemon meanwhile.

@@ -77,12 +77,27 @@ func (i *instance) reconnect(ctx context.Context, adopting bool) error {
 		err = i.takeUp(ctx, c, state, adopting)
 	}
 	if err == nil {
+		i.dropLeft(ctx, c)
+	}
+	if err == nil {
 		err = i.setControl(c)
 	}
 	if err != nil {
 		_ = c.Close()
 	}
 	return err
+}
+
+// dropLeft closes layers that were opened for a freeze that was cut off before the guest was on them: their names are wanted again.
+func (i *instance) dropLeft(ctx context.Context, c *qmp.Client) {
+	for n, d := range i.m.Drives {
+		if d.ReadOnly {
+			continue
+		}
+		if err := i.dropUnused(ctx, c, n); err != nil {
+			i.h.log.Warn("layers of a drive are left open", "vm", i.m.ID, "drive", d.Serial, "error", err)
+		}
+	}
 }
 
 // takeUp goes on from the state that the guest is in.
