@@ -164,7 +164,7 @@ func (s *Service) undisturbed(ctx context.Context, vm api.VM, l *liveVM) (api.VM
 	s.mu.Lock()
 	f := s.flattenings[vm.ID]
 	s.mu.Unlock()
-	if f == nil && deep >= mustShorten {
+	if f == nil && deep >= mustShorten && l != nil { // a suspended VM's are made short when it runs again
 		f = s.beginFlattening(ctx, vm, l, mustShorten)
 	}
 	if f == nil {

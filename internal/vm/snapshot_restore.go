@@ -89,7 +89,6 @@ func (s *Service) restore(ctx context.Context, op *operation.Operation, id, name
 		op.Reached("killed")
 		sayShape(op, vm.Spec, then.Spec)
 		now, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
-			s.keepMainLog(*vm, snap)
 			vm.State, vm.Spec, vm.Pending, vm.Main, vm.LastError = api.StateSuspended, shapeOf(snap.Spec, vm.Spec), []string{}, snap.Main, nil
 			vm.StopReason = "restored"
 			vm.Runtime.SystemOverlay, vm.Runtime.WorkDiskPath = then.Runtime.SystemOverlay, then.Runtime.WorkDiskPath
@@ -102,6 +101,7 @@ func (s *Service) restore(ctx context.Context, op *operation.Operation, id, name
 			return errors.Join(err, s.takeBack(ctx, then, p.FrozenNext()))
 		}
 		op.Reached("recorded")
+		s.keepMainLog(vm, snap)
 		return s.completeRestore(ctx, now)
 	})
 }

@@ -40,6 +40,7 @@ func (s *Service) snapshotRunning(ctx context.Context, op *operation.Operation, 
 	if err != nil {
 		return nil, err
 	}
+	operation.Measured(ctx, "stood still", p.StoodStill)
 	op.Reached("frozen")
 	if vm.State == api.StateRunning { // a paused one's is set when it goes on
 		cctx, cancel := context.WithTimeout(ctx, clockTime)
