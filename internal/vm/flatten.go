@@ -64,8 +64,10 @@ func (s *Service) flattenWhenDue(ctx context.Context, id string, least int, due 
 	err := s.withLock(ctx, id, func() error {
 		vm, err := s.Store.VM(ctx, id)
 		l, alive := s.vmAlive(id)
-		if err != nil || !alive {
+		if api.CodeOf(err) == api.CodeNotFound || err == nil && !alive {
 			return nil // gone meanwhile: its next start looks again
+		} else if err != nil {
+			return err
 		}
 		s.beginFlattening(ctx, vm, l, least)
 		return nil
