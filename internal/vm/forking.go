@@ -270,6 +270,7 @@ func (k *fork) freeze(ctx, vmms context.Context) error {
 		return err
 	}
 	operation.Measured(ctx, "stood still", p.StoodStill)
+	k.op.Progress(k.point.memoryBytes, 0)
 	k.op.Reached("frozen")
 	close(k.frozen)
 	if k.source.State == api.StatePaused {

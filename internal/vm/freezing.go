@@ -36,6 +36,8 @@ type freezing struct {
 	stage func(name string)
 	// overlays are the guest's new disks, by serial.
 	overlays map[string]string
+	// memoryBytes is how much of the guest's memory was written.
+	memoryBytes int64
 }
 
 // planPoint prepares a point of vm, to be kept in dir, which exists, is empty, and is the caller's.
@@ -119,6 +121,7 @@ func (f *freezing) freeze(ctx context.Context, transient bool) (point, error) {
 	}
 	f.pending = false
 	f.flattenLater(f.vm.ID, shortenAt)
+	f.memoryBytes = res.MemoryBytes
 	f.point.At, f.point.StoodStill = f.Now().UTC(), res.StoodStill
 	return f.point, f.dropOld()
 }

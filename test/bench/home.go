@@ -102,12 +102,6 @@ func (h *home) both(args ...string) (stdout []byte, stderr string, err error) {
 	return out, errs.String(), nil
 }
 
-// has reports whether banger knows a command.
-func (h *home) has(command ...string) bool {
-	out, err := h.output(append(command, "--help")...)
-	return err == nil && strings.Contains(string(out), "banger "+strings.Join(command, " "))
-}
-
 // act is one way of doing a thing, once; what it returns is the sample.
 type act func(round int) (float64, error)
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 
 	"banger/internal/config"
 	"banger/internal/host"
@@ -41,6 +42,10 @@ type Hypervisor struct {
 	paths  config.Paths
 	// launched: QEMU is started through the launcher.
 	launched bool
+
+	// unpacking protects unpacked: what each kernel is started from, by its path.
+	unpacking sync.Mutex
+	unpacked  map[string]string
 }
 
 var _ hypervisor.Hypervisor = (*Hypervisor)(nil)
@@ -52,7 +57,7 @@ func New(o Options) *Hypervisor {
 	}
 	return &Hypervisor{
 		host: o.Host, log: o.Log, binary: o.Binary, epoch: vmm.RandomEpoch,
-		oracle: newOracle(o), vault: &memory.Vault{}, paths: o.Paths,
+		oracle: newOracle(o), vault: &memory.Vault{}, paths: o.Paths, unpacked: map[string]string{},
 		launched: runtime.GOARCH == "amd64" && os.Geteuid() != 0 && yamaScope() == "1",
 	}
 }

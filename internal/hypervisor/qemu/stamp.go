@@ -10,7 +10,7 @@ import (
 )
 
 // layout counts the changes to arguments that change which devices a guest has, or where.
-const layout = "1"
+const layout = "2"
 
 // Stamp lists what a state depends on.
 func (h *Hypervisor) Stamp(ctx context.Context, m hypervisor.Machine) (hypervisor.Stamp, error) {

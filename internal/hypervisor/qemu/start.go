@@ -103,7 +103,9 @@ func (h *Hypervisor) spawn(m *hypervisor.Machine, f *facts, l launch) (_ spawned
 	if m.NIC != nil && m.NIC.Tap != nil {
 		l.tap = l.hand(m.NIC.Tap)
 	}
-	args, err := arguments(m, f, &l)
+	machine := *m
+	machine.Kernel = h.kernelFile(m.Kernel)
+	args, err := arguments(&machine, f, &l)
 	if err != nil {
 		return s, err
 	}
