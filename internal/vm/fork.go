@@ -48,10 +48,16 @@ func (s *Service) forkable(vm api.VM) (*liveVM, error) {
 		return nil, api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State).WithHint("banger vm start %s", vm.Name)
 	case !vm.Ready:
 		return nil, api.Errorf(api.CodeNotReady, "the guest of VM %s is not ready", vm.Name).WithHint("banger vm logs --console %s", vm.Name)
-	case len(vm.Pending) > 0: // its memory does not go with its spec
-		return nil, api.Errorf(api.CodeConflict, "VM %s has not taken up its new CPUs or memory yet", vm.Name).WithHint("banger vm restart %s", vm.Name)
 	}
-	return l, nil
+	return l, asSpecified(vm)
+}
+
+// asSpecified refuses a VM whose frozen state would not go with its record.
+func asSpecified(vm api.VM) error {
+	if len(vm.Pending) == 0 {
+		return nil
+	}
+	return api.Errorf(api.CodeConflict, "VM %s has not taken up its new CPUs or memory yet", vm.Name).WithHint("banger vm restart %s", vm.Name)
 }
 
 // newFork is the record of a fork that is yet to be made.

@@ -94,6 +94,9 @@ func (s *Service) suspend(ctx context.Context, op *operation.Operation, id, why 
 	if err != nil {
 		return err
 	}
+	if err := asSpecified(vm); err != nil {
+		return err
+	}
 	m, err := s.machineOf(ctx, vm)
 	if err != nil {
 		return err

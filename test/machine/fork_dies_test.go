@@ -75,3 +75,43 @@ func (b *box) checkDisksOf(vm api.VM) {
 		b.t.Errorf("left in tmp: %v, %v", left, err)
 	}
 }
+
+// TestPowerCutInFork: wherever the power fails in a fork, the source's disks hold all that was synced, and the fork is gone or
+// whole.
+func TestPowerCutInFork(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, smallDisk(1024))
+	b.must("template", "build")
+	b.live("src")
+	points := b.points("vm.fork", "fork", "src", "--name", "f")
+	b.must("rm", "-f", "src", "f")
+	for _, point := range points {
+		switch strings.TrimPrefix(point, "vm.fork/") {
+		case "begun", "spawn", "stand", "switch", "frozen", "run", "end":
+		default:
+			continue // nothing has changed on the disk since the point before
+		}
+		b.sub(point, func(t *testing.T, b *box) {
+			b.live("src")
+			b.guest("src", "echo root >/etc/moved.new; sync; mv /etc/moved.new /etc/moved; sync")
+			acked := b.number("src", "cat /run/acked")
+			b.cutAt(point, "fork", "src", "--name", "f")
+			same(t, "state of the source", b.show("src").State, api.StateStopped)
+			b.must("start", "src")
+			b.checkDisk("src", acked)
+			same(t, "a file on the root", b.guest("src", "cat /etc/moved"), "root")
+			b.checkDisksOf(b.show("src"))
+			if strings.Contains(b.must("ps", "-a"), " f ") {
+				b.must("start", "f")
+				b.checkDisk("f", acked)
+				b.checkNothingShared("src", "f")
+			}
+			b.must("fork", "src", "--name", "g")
+			b.checkDisk("g", acked)
+			b.must(append([]string{"rm", "-f"}, strings.Fields(b.must("ps", "-aq"))...)...)
+			if left := b.layers(); len(left) > 0 {
+				t.Errorf("layers left: %v", left)
+			}
+		})
+	}
+}

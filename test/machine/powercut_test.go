@@ -67,7 +67,9 @@ func (b *box) bindPrepared() {
 
 func (b *box) unmountDisk() {
 	b.t.Helper()
-	b.sh("umount", filepath.Join(b.state(), "images"), filepath.Join(b.state(), "kernels"), b.state())
+	b.sh("umount", filepath.Join(b.state(), "images"), filepath.Join(b.state(), "kernels"))
+	// What was killed may not be quite gone.
+	eventually(b.t, "the disk is unmounted", 10*time.Second, func() bool { return exec.Command("umount", b.state()).Run() == nil })
 }
 
 // endAll ends every process of the box at once.
