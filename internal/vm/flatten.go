@@ -64,15 +64,12 @@ func (s *Service) flattenWhenDue(ctx context.Context, id string, least int, due 
 	err := s.withLock(ctx, id, func() error {
 		vm, err := s.Store.VM(ctx, id)
 		l, alive := s.vmAlive(id)
-		if api.CodeOf(err) == api.CodeNotFound || err == nil && !alive {
-			return nil // gone meanwhile: its next start looks again
-		} else if err != nil {
-			return err
+		if err == nil && alive {
+			s.beginFlattening(ctx, vm, l, least)
 		}
-		s.beginFlattening(ctx, vm, l, least)
-		return nil
+		return err
 	})
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && api.CodeOf(err) != api.CodeNotFound {
 		s.Log.Warn("cannot look at the layers of a VM", "vm", id, "error", err)
 	}
 }

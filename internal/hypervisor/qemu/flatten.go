@@ -188,7 +188,7 @@ func (i *instance) chain(ctx context.Context, c *qmp.Client, n int) ([]qmp.Node,
 			return chain, nil
 		}
 		// Each layer has two nodes, one for its format and one for its file.
-		at = slices.IndexFunc(all, func(o qmp.Node) bool { return o.File == below && o.Driver != "file" })
+		at = slices.IndexFunc(all, func(o qmp.Node) bool { return o.Described == below && o.Driver != "file" })
 	}
 	return nil, fmt.Errorf("the chain of drive %s breaks off", i.m.Drives[n].Serial)
 }

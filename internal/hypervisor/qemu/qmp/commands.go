@@ -75,7 +75,6 @@ func (c *Client) Tops(ctx context.Context) (map[string]Top, error) {
 		QDev     string `json:"qdev"`
 		Inserted struct {
 			Node string `json:"node-name"`
-			File string `json:"file"`
 		} `json:"inserted"`
 	}
 	if err := c.Execute(ctx, "query-block", nil, &devices); err != nil {
@@ -91,11 +90,7 @@ func (c *Client) Tops(ctx context.Context) (map[string]Top, error) {
 	}
 	tops := make(map[string]Top, len(devices))
 	for _, d := range devices {
-		t := Top{Node: d.Inserted.Node, File: files[FileNode(d.Inserted.Node)]}
-		if t.File == "" {
-			t.File = plainName(d.Inserted.File)
-		}
-		tops[deviceID(d.QDev)] = t
+		tops[deviceID(d.QDev)] = Top{Node: d.Inserted.Node, File: files[d.Inserted.Node]}
 	}
 	return tops, nil
 }
@@ -104,9 +99,12 @@ func (c *Client) Tops(ctx context.Context) (map[string]Top, error) {
 type Node struct {
 	Name   string `json:"node-name"`
 	Driver string `json:"drv"`
-	File   string `json:"file"`
-	// Backing is the file of the node below; empty for none.
-	Backing string `json:"backing_file"`
+	// Described and Backing are QEMU's descriptions of it and of the node below, empty for none: good for comparing only, see
+	// plainName.
+	Described string `json:"file"`
+	Backing   string `json:"backing_file"`
+	// File is the file's name.
+	File string `json:"-"`
 }
 
 // Nodes are all block nodes.
@@ -115,8 +113,14 @@ func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
 	err := c.Execute(ctx, "query-named-block-nodes", struct {
 		Flat bool `json:"flat"`
 	}{true}, &out)
+	files := make(map[string]string, len(out))
+	for _, n := range out {
+		files[n.Name] = n.Described
+	}
 	for n := range out {
-		out[n].File, out[n].Backing = plainName(out[n].File), plainName(out[n].Backing)
+		if out[n].File = files[FileNode(out[n].Name)]; out[n].File == "" {
+			out[n].File = plainName(out[n].Described)
+		}
 	}
 	return out, err
 }
