@@ -16,7 +16,7 @@ type Image struct {
 	// HasSSHD and HasGit tell what the image contains.
 	HasSSHD bool `json:"has_sshd"`
 	HasGit  bool `json:"has_git"`
-	// Source says where it comes from: "build debian", "import root.tar", …
+	// Source says where it comes from: "build debian", "import root.tar", "save VM of IMAGE (DIGEST)", …
 	Source    string    `json:"source"`
 	CreatedAt time.Time `json:"created_at"`
 }
@@ -51,6 +51,13 @@ type ImageImport struct {
 	Name string `json:"name"`
 	// Path is a root tarball (plain, gzip, xz, zstd), a directory, or an ext4 file.
 	Path string `json:"path"`
+}
+
+// ImageSave is POST /v1/images/save.
+type ImageSave struct {
+	// VM is the name or id of a running VM; Name the new image's, which no image has.
+	VM   string `json:"vm"`
+	Name string `json:"name"`
 }
 
 // KernelBuild is POST /v1/kernels/build.

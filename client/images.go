@@ -32,6 +32,11 @@ func (c *Client) ImportImage(ctx context.Context, imp api.ImageImport) (api.Oper
 	return call[api.Operation](ctx, c, request{method: http.MethodPost, path: "/v1/images/import", body: imp})
 }
 
+// SaveImage begins to make an image of a running VM's root; the operation's Result is its digest.
+func (c *Client) SaveImage(ctx context.Context, save api.ImageSave) (api.Operation, error) {
+	return call[api.Operation](ctx, c, request{method: http.MethodPost, path: "/v1/images/save", body: save})
+}
+
 // Kernels lists the kernels of this daemon.
 func (c *Client) Kernels(ctx context.Context) ([]api.Kernel, error) {
 	return call[[]api.Kernel](ctx, c, request{method: http.MethodGet, path: "/v1/kernels"})

@@ -23,6 +23,8 @@
 //	GET  /tree?path=                  a tar stream of path, its members named from its base name ("." for DIR/.)
 //	PUT  /tree?path=&user=&keep_owner= a tar stream unpacked below the directory path, confined to it; owned by
 //	                                  user (empty: root), or with keep_owner=true as the stream says
+//	GET  /image                       a tar stream of the root disk as the root of other machines, without anything of this
+//	                                  one's identity; its writers wait meanwhile, so the guest is to be of no more use
 //	GET  /stat?path=                  api.FileStat
 //	GET  /dial?port=N                 Upgrade: banger-raw, to 127.0.0.1:N (or ::1) in the guest; here, where
 //	                                  connections have no half-close, its bytes travel as a frame.Duplex
@@ -201,7 +203,7 @@ const (
 // FileModeHeader carries a file's permission bits, octal, on GET /files.
 const FileModeHeader = "Banger-File-Mode"
 
-// Trailers of GET /tree: an api.Error as JSON when the stream is not whole; and a JSON
+// Trailers of GET /tree and GET /image: an api.Error as JSON when the stream is not whole; and a JSON
 // array of what cannot travel (sockets, FIFOs, devices), cut short after 20.
 const (
 	TreeErrorTrailer   = "Banger-Tree-Error"

@@ -14,18 +14,36 @@ import (
 )
 
 func newImageCmd(a *app) *cobra.Command {
-	cmd := group("image", "build, import, list and delete images (root disks)")
+	cmd := group("image", "build, import, save, list and delete images (root disks)")
 	get := func(ctx context.Context, c *client.Client, ref string) (any, *fields, error) {
 		i, err := c.Image(ctx, ref)
 		return i, imageFields(a, i), err
 	}
-	cmd.AddCommand(newImageBuildCmd(a), newImageImportCmd(a),
+	cmd.AddCommand(newImageBuildCmd(a), newImageImportCmd(a), newImageSaveCmd(a),
 		objectList[api.Image]{kind: "image", list: (*client.Client).Images, heading: []string{"NAME", "DIGEST", "SIZE", "USED", "INIT", "SSH", "SOURCE", "CREATED"}, row: func(a *app, i api.Image) []string {
 			return []string{i.Name, short(i.Digest), config.FormatSize(i.SizeBytes), config.FormatSize(i.UsedBytes), i.Init, yesNo(i.HasSSHD), i.Source, a.ago(i.CreatedAt)}
 		}, digest: func(i api.Image) string { return i.Digest }}.command(a),
 		newObjectShowCmd(a, "image", a.completeImages, get),
-		newObjectDeleteCmd(a, "image", a.completeImages, get, (*client.Client).DeleteImage))
+		newObjectDeleteCmd(a, "image", a.completeImages, get, a.deleteImage))
 	return cmd
+}
+
+// deleteImage says which templates go with an image.
+func (a *app) deleteImage(c *client.Client, ctx context.Context, ref string) error {
+	before, _ := c.Templates(ctx) // for the note only
+	i, err := c.Image(ctx, ref)
+	if err == nil {
+		err = c.DeleteImage(ctx, ref)
+	}
+	if err != nil {
+		return err
+	}
+	for _, t := range before {
+		if t.ImageDigest == i.Digest {
+			a.note("template %s was frozen from image %s and goes with it", t.ID, i.Name)
+		}
+	}
+	return nil
 }
 
 func imageFields(a *app, i api.Image) *fields {
@@ -116,6 +134,28 @@ func newImageImportCmd(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&name, "name", "", "name of the image (default: made from the file's)")
 	return cmd
+}
+
+func newImageSaveCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "save VM NAME",
+		Short: "make an image of a running VM's root",
+		Long: `Make an image of a running VM's root, which runs on: it is done in a fork. What makes the VM
+this one machine is left out (its machine id, names, ssh keys, random seeds, journals), and so is its work
+disk: /root and /home of the new image are those of the VM's own.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return api.Errorf(api.CodeInvalid, "%s needs a VM and a name for the image", cmd.CommandPath()).WithHint("banger ps; usage: %s", cmd.UseLine())
+			}
+			return nil
+		},
+		ValidArgsFunction: a.completeRunningOne,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.makeObject(cmd.Context(), "image", func(ctx context.Context, c *client.Client) (api.Operation, error) {
+				return c.SaveImage(ctx, api.ImageSave{VM: args[0], Name: args[1]})
+			})
+		},
+	}
 }
 
 // existing makes a path absolute, since the daemon has another directory, and checks that it is there.

@@ -77,6 +77,16 @@ func (c *Client) GetTree(ctx context.Context, path string) (*Tree, error) {
 	return &Tree{r: r}, nil
 }
 
+// GetImage reads the guest's root disk as a tar stream, without anything of this guest's identity. Who writes to the disk waits
+// until it is closed.
+func (c *Client) GetImage(ctx context.Context) (*Tree, error) {
+	r, err := c.do(ctx, request{method: http.MethodGet, path: "/image"})
+	if err != nil {
+		return nil, err
+	}
+	return &Tree{r: r}, nil
+}
+
 // Tree is a tar stream from the guest.
 type Tree struct{ r *response }
 

@@ -172,6 +172,36 @@ func TestRootConfines(t *testing.T) {
 	}
 }
 
+func TestGetImage(t *testing.T) {
+	t.Parallel()
+	a := start(t, nil)
+	a.system.disk = t.TempDir()
+	if err := os.WriteFile(a.system.disk+"/f", []byte("text"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	tr, err := a.GetImage(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dst := t.TempDir()
+	d, err := os.Open(dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := errors.Join(tree.Unpack(context.Background(), tr, d, tree.UnpackOptions{}), tr.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(dst + "/f"); err != nil || string(b) != "text" {
+		t.Errorf("%q, %v", b, err)
+	}
+	a.system.disk += "/none"
+	if tr, err := a.GetImage(within(t)); err == nil {
+		_ = tr.Close()
+		t.Error("there is no root disk, and it was read")
+	}
+}
+
 func TestTrees(t *testing.T) {
 	t.Parallel()
 	a := start(t, nil)

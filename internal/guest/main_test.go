@@ -46,6 +46,7 @@ type system struct {
 	personal *agentapi.Personalise
 	changed  chan struct{}
 	calls    []string
+	disk     string // stands for the root disk
 }
 
 func (s *system) Health() agentapi.Health {
@@ -123,6 +124,11 @@ func (s *system) Quiesce(context.Context) error {
 	defer s.mu.Unlock()
 	s.calls = append(s.calls, "quiesce")
 	return nil
+}
+
+func (s *system) RootDisk(context.Context) (*os.File, func() error, error) {
+	f, err := os.Open(s.disk)
+	return f, func() error { return f.Close() }, err
 }
 
 func (s *system) Grow(context.Context) error { return nil }

@@ -96,7 +96,10 @@ func (s *Service) makeImage(ctx context.Context, op *operation.Operation, img ap
 	if err := os.Mkdir(object, 0o700); err != nil {
 		return img, diskError(err)
 	}
-	img.Init, img.HasSSHD, img.HasGit = f.init, f.sshd, f.git
+	if img.Init == "" { // a saved one is run as its base was
+		img.Init = f.init
+	}
+	img.HasSSHD, img.HasGit = f.sshd, f.git
 	err = op.Step(ctx, "make the disk", func(ctx context.Context) error {
 		return s.makeDisk(ctx, u, tree, filepath.Join(object, "root.ext4"), diskSpec{sizeBytes: size, label: "banger-root"})
 	})

@@ -34,7 +34,7 @@ func (s *Service) ImportImage(ctx context.Context, op *operation.Operation, i ap
 		return api.Image{}, err
 	}
 	defer unlock()
-	if err := s.nameIsFree(ctx, i.Name); err != nil {
+	if err := s.NameIsFree(ctx, i.Name); err != nil {
 		return api.Image{}, err
 	}
 	img := api.Image{Name: i.Name, Source: "import " + filepath.Base(i.Path)}
@@ -86,9 +86,9 @@ func openSource(path string) (*os.File, error) {
 	return f, nil
 }
 
-// nameIsFree refuses an import under a name in use: a build's name may move to the newer
-// build, but an import would silently take away something else.
-func (s *Service) nameIsFree(ctx context.Context, name string) error {
+// NameIsFree refuses an import or a save under a name in use: a build's name may move to the newer
+// build, but these would silently take away something else.
+func (s *Service) NameIsFree(ctx context.Context, name string) error {
 	images, err := s.Store.Images(ctx)
 	if err != nil {
 		return err

@@ -11,7 +11,11 @@ func (s *Server) listImages(c *call) ([]api.Image, error) { return s.Images.Imag
 func (s *Server) getImage(c *call) (api.Image, error)     { return s.Images.Image(c.ctx, c.ref()) }
 
 func (s *Server) deleteImage(c *call) (empty, error) {
-	return empty{}, s.Images.DeleteImage(c.ctx, c.ref(), s.VMs.ImageInUse(c.ctx))
+	return empty{}, s.VMs.DeleteImage(c.ctx, c.ref())
+}
+
+func (s *Server) saveImage(c *call, i api.ImageSave) (*operation.Operation, error) {
+	return s.VMs.SaveImage(c.ctx, i)
 }
 
 func (s *Server) buildImage(_ *call, b api.ImageBuild) (*operation.Operation, error) {
@@ -34,7 +38,7 @@ func (s *Server) listKernels(c *call) ([]api.Kernel, error) { return s.Images.Ke
 func (s *Server) getKernel(c *call) (api.Kernel, error)     { return s.Images.Kernel(c.ctx, c.ref()) }
 
 func (s *Server) deleteKernel(c *call) (empty, error) {
-	return empty{}, s.Images.DeleteKernel(c.ctx, c.ref(), s.VMs.KernelInUse(c.ctx))
+	return empty{}, s.VMs.DeleteKernel(c.ctx, c.ref())
 }
 
 func (s *Server) buildKernel(_ *call, b api.KernelBuild) (*operation.Operation, error) {

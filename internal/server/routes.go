@@ -82,6 +82,7 @@ func (s *Server) routes() []route {
 		{"GET /v1/images", owner, "all images", nil, answer(200, s.listImages)},
 		{"POST /v1/images/build", owner, "build an image", nil, beginWith(s.buildImage)},
 		{"POST /v1/images/import", owner, "import an image from a file or directory of the host", nil, beginWith(s.importImage)},
+		{"POST /v1/images/save", owner, "make an image of a running VM's root", nil, beginWith(s.saveImage)},
 		{"GET /v1/images/{ref}", owner, "one image", nil, answer(200, s.getImage)},
 		{"DELETE /v1/images/{ref}", owner, "remove an image that no VM uses", nil, answer(http.StatusNoContent, s.deleteImage)},
 		{"GET /v1/kernels", owner, "all kernels", nil, answer(200, s.listKernels)},

@@ -67,6 +67,23 @@ func (s *Service) Prune(ctx context.Context, inUse InUse) ([]api.Template, error
 	return gone, s.Sweep(ctx, inUse)
 }
 
+// DiscardOf discards the templates whose image or kernel is gone: nothing is thawed from them again.
+func (s *Service) DiscardOf(ctx context.Context, digest string, inUse InUse) error {
+	all, err := s.Store.Templates(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range all {
+		if t.ImageDigest != digest && t.KernelDigest != digest || t.Discarded != "" {
+			continue
+		}
+		if err := s.Store.DiscardTemplate(ctx, t.ID, "its image or kernel was deleted"); err != nil {
+			return err
+		}
+	}
+	return s.Sweep(ctx, inUse)
+}
+
 // Sweep removes the files and records of discarded templates that nothing lies on.
 func (s *Service) Sweep(ctx context.Context, inUse InUse) error {
 	all, err := s.Store.Templates(ctx)

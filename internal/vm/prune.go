@@ -38,7 +38,35 @@ func (s *Service) Prune(ctx context.Context, dryRun bool) (api.PruneResult, erro
 	p, err := s.Images.Prune(ctx, false, s.ImageInUse(ctx), s.KernelInUse(ctx))
 	out.Images, out.Kernels = append(out.Images, p.Images...), append(out.Kernels, p.Kernels...)
 	out.ReclaimedBytes += p.FreedBytes
-	return out, errors.Join(append(errs, err)...)
+	errs = append(errs, err)
+	for _, digest := range append(p.Images, p.Kernels...) {
+		errs = append(errs, s.Templates.DiscardOf(ctx, digest, s.TemplateInUse(ctx)))
+	}
+	return out, errors.Join(errs...)
+}
+
+// DeleteImage removes an image that no VM uses, and the templates that were frozen from it.
+func (s *Service) DeleteImage(ctx context.Context, ref string) error {
+	img, err := s.Images.Image(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if err := s.Images.DeleteImage(ctx, img.Digest, s.ImageInUse(ctx)); err != nil {
+		return err
+	}
+	return s.Templates.DiscardOf(ctx, img.Digest, s.TemplateInUse(ctx))
+}
+
+// DeleteKernel is DeleteImage for kernels.
+func (s *Service) DeleteKernel(ctx context.Context, ref string) error {
+	k, err := s.Images.Kernel(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if err := s.Images.DeleteKernel(ctx, k.Digest, s.KernelInUse(ctx)); err != nil {
+		return err
+	}
+	return s.Templates.DiscardOf(ctx, k.Digest, s.TemplateInUse(ctx))
 }
 
 // ImageInUse and KernelInUse find the VM that stands on a digest.

@@ -93,6 +93,7 @@ func (s *Server) routes() map[string]handler {
 		"GET /tree":  s.getTree,
 		"PUT /tree":  s.putTree,
 		"GET /stat":  s.stat,
+		"GET /image": s.getImage,
 
 		"GET /dial":  s.dial,
 		"GET /ports": s.ports,

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"os"
 
 	"banger/api/agentapi"
 )
@@ -23,4 +24,6 @@ type System interface {
 	Shutdown(ctx context.Context, s agentapi.Shutdown) error
 	SetClock(c agentapi.Clock) error
 	Grow(ctx context.Context) error
+	// RootDisk opens the root disk alone, without what is mounted in it, and keeps it from changing until done is called.
+	RootDisk(ctx context.Context) (dir *os.File, done func() error, err error)
 }

@@ -3,6 +3,7 @@ package serve
 import (
 	"encoding/json"
 	"net/http"
+	"os"
 	"path"
 	"strings"
 
@@ -39,21 +40,26 @@ func (s *Server) getTree(w http.ResponseWriter, r *http.Request) error {
 	if strings.HasSuffix(name, "/.") || base == "/" || base == ".." {
 		base = "." // the contents
 	}
+	send(w, r, f, name, tree.PackOptions{Name: base})
+	return nil
+}
+
+// send answers with a tar stream.
+func send(w http.ResponseWriter, r *http.Request, f *os.File, name string, o tree.PackOptions) {
 	var skipped []string
-	o := tree.PackOptions{Name: base, Skipped: func(name, kind string) {
+	o.Skipped = func(name, kind string) {
 		if len(skipped) < maxSkipped {
 			skipped = append(skipped, name+" ("+kind+")")
 		}
-	}}
+	}
 	w.Header().Set("Content-Type", "application/x-tar")
-	err = tree.Pack(r.Context(), w, f, o)
+	err := tree.Pack(r.Context(), w, f, o)
 	if len(skipped) > 0 {
 		setTrailer(w, agentapi.TreeSkippedTrailer, skipped)
 	}
 	if err != nil {
 		setTrailer(w, agentapi.TreeErrorTrailer, api.AsError(fileError("read", name, err)))
 	}
-	return nil
 }
 
 func setTrailer(w http.ResponseWriter, name string, v any) {

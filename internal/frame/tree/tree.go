@@ -4,7 +4,7 @@
 //
 // What travels: regular files, directories, symbolic links (as they are, wherever
 // they point), hard links within the tree; permission bits, mtime, numeric owner. Sockets,
-// FIFOs and devices do not travel. Extended attributes are not carried.
+// FIFOs and devices do not travel. Extended attributes are not carried, but for capabilities on request.
 //
 // Unpack never writes outside its directory: names with ".." and absolute ones are
 // refused, and so is a name that leads out through a symbolic link, whether that link
@@ -33,12 +33,27 @@ type PackOptions struct {
 	Name string
 	// Skipped, if not nil, is told of what cannot travel.
 	Skipped func(name, kind string)
+	// Edit, if not nil, is asked what to make of each member; mode is as in stat(2).
+	Edit func(name string, mode uint32) Edit
+	// Capabilities makes file capabilities travel (capabilities(7)), as the PAX record that GNU tar uses.
+	Capabilities bool
+}
+
+// Edit says what becomes of a member on its way. The zero value leaves it as it is.
+type Edit struct {
+	// Omit leaves it out, with all that is in it.
+	Omit bool
+	// Empty leaves out what is in it, a file's bytes or a directory's entries; Text replaces a file's bytes.
+	Empty bool
+	Text  string
 }
 
 type packer struct {
 	ctx  context.Context
 	tw   *tar.Writer
 	skip func(name, kind string)
+	edit func(name string, mode uint32) Edit
+	caps bool
 	// links maps a file with several names to the name it was first sent under.
 	links map[inode]string
 }
@@ -48,9 +63,12 @@ type inode struct{ dev, ino uint64 }
 // Pack writes src, a directory or a regular file open for reading, as a tar stream.
 // What vanishes meanwhile is left out; a file that shrinks is filled up with zeros.
 func Pack(ctx context.Context, w io.Writer, src *os.File, o PackOptions) error {
-	p := &packer{ctx: ctx, tw: tar.NewWriter(w), skip: o.Skipped, links: map[inode]string{}}
+	p := &packer{ctx: ctx, tw: tar.NewWriter(w), skip: o.Skipped, edit: o.Edit, caps: o.Capabilities, links: map[inode]string{}}
 	if p.skip == nil {
 		p.skip = func(string, string) {}
+	}
+	if p.edit == nil {
+		p.edit = func(string, uint32) Edit { return Edit{} }
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(src.Fd()), &st); err != nil {
@@ -78,7 +96,7 @@ func (p *packer) dir(d *os.File, name string, st *unix.Stat_t) error {
 	if err := p.header(tar.TypeDir, name+"/", "", st); err != nil {
 		return err
 	}
-	if pseudo(d) {
+	if pseudo(d) || p.edit(name, st.Mode).Empty {
 		return nil
 	}
 	names, err := d.Readdirnames(-1)
@@ -102,6 +120,9 @@ func (p *packer) entry(d *os.File, base, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
+	}
+	if p.edit(name, st.Mode).Omit {
+		return nil
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
@@ -145,7 +166,15 @@ func (p *packer) file(f *os.File, name string, st *unix.Stat_t) error {
 		}
 		p.links[id] = name
 	}
-	if err := p.header(tar.TypeReg, name, "", st); err != nil {
+	if e := p.edit(name, st.Mode); e.Empty || e.Text != "" {
+		st.Size = int64(len(e.Text))
+		if err := p.header(tar.TypeReg, name, "", st); err != nil {
+			return err
+		}
+		_, err := io.WriteString(p.tw, e.Text)
+		return err
+	}
+	if err := p.fileHeader(f, name, st); err != nil {
 		return err
 	}
 	n, err := io.Copy(p.tw, &cancellable{p.ctx, io.LimitReader(f, st.Size)})
@@ -156,7 +185,26 @@ func (p *packer) file(f *os.File, name string, st *unix.Stat_t) error {
 	return err
 }
 
+// capabilityRecord is how GNU tar writes the attribute down.
+const capabilityRecord = "SCHILY.xattr.security.capability"
+
+// fileHeader is header for a file's own bytes.
+func (p *packer) fileHeader(f *os.File, name string, st *unix.Stat_t) error {
+	h := headerOf(tar.TypeReg, name, "", st)
+	if p.caps && st.Mode&0o111 != 0 {
+		buf := make([]byte, 64) // it has 24 bytes at most
+		if n, err := unix.Fgetxattr(int(f.Fd()), "security.capability", buf); err == nil {
+			h.PAXRecords = map[string]string{capabilityRecord: string(buf[:n])}
+		}
+	}
+	return p.tw.WriteHeader(h)
+}
+
 func (p *packer) header(kind byte, name, link string, st *unix.Stat_t) error {
+	return p.tw.WriteHeader(headerOf(kind, name, link, st))
+}
+
+func headerOf(kind byte, name, link string, st *unix.Stat_t) *tar.Header {
 	h := &tar.Header{
 		Typeflag: kind, Name: name, Linkname: link,
 		Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
@@ -165,7 +213,7 @@ func (p *packer) header(kind byte, name, link string, st *unix.Stat_t) error {
 	if kind == tar.TypeReg {
 		h.Size = st.Size
 	}
-	return p.tw.WriteHeader(h)
+	return h
 }
 
 // pseudo reports whether a directory is the top of, or within, a file system that holds the

@@ -1,0 +1,176 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"banger/api"
+	"banger/internal/guest"
+	"banger/internal/host"
+	"banger/internal/hypervisor"
+	"banger/internal/network"
+	"banger/internal/operation"
+)
+
+// SaveImage makes an image of a running or paused VM's root, while the VM runs on.
+//
+// What is read is a fork that never gets an identity, a network or a record: its agent sends the root's files, without what makes the
+// VM this one machine, and they become a disk in the way that every other root disk does. Copying blocks instead would keep what was
+// deleted in between them, the source's keys too, and the host would have to read a format that a guest can write. It costs
+// about 15 s per GiB under emulation, which is what the guest's port carries.
+func (s *Service) SaveImage(ctx context.Context, i api.ImageSave) (*operation.Operation, error) {
+	if err := errors.Join(api.ValidateObjectName(i.Name), s.Images.NameIsFree(ctx, i.Name)); err != nil {
+		return nil, err
+	}
+	vm, err := s.Get(ctx, i.VM)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.forkable(vm); err != nil {
+		return nil, err
+	}
+	if err := s.admit(ctx, vm.Spec.MemoryBytes, 1); err != nil {
+		return nil, err
+	}
+	return s.Operations.Start("image.save", "", func(ctx context.Context, op *operation.Operation) (err error) {
+		base, err := s.Images.Image(ctx, vm.Runtime.ImageDigest)
+		if err != nil {
+			return err
+		}
+		k := &saving{Service: s, op: op, source: vm}
+		defer func() { err = errors.Join(err, k.close(context.WithoutCancel(ctx))) }()
+		source := "save " + vm.Name + " of " + base.Name + " (" + base.Digest[:12] + ")"
+		img, err := s.Images.SaveImage(ctx, op, i.Name, source, base, k.open)
+		op.SetResult(img.Digest)
+		return err
+	}), nil
+}
+
+// saving is an image of a VM being made.
+type saving struct {
+	*Service
+	op     *operation.Operation
+	source api.VM
+	// fork is what is read. It has no record: what a dead daemon leaves of it the next one sweeps.
+	fork     api.VM
+	dir      string // of its memory
+	point    point
+	release  func()
+	link     network.Link
+	instance hypervisor.Instance
+	agent    *guest.Client
+}
+
+// open makes the fork, and begins to read its root.
+func (k *saving) open(ctx context.Context) (io.ReadCloser, error) {
+	if err := k.op.Step(ctx, "fork", k.makeFork); err != nil {
+		return nil, err
+	}
+	return k.agent.GetImage(ctx)
+}
+
+func (k *saving) makeFork(ctx context.Context) (err error) {
+	if k.dir, err = k.tempDir("save-*"); err != nil {
+		return err
+	}
+	if err := k.withLock(ctx, k.source.ID, func() error { return k.freeze(ctx) }); err != nil {
+		return err
+	}
+	k.fork = api.VM{ID: k.newID(), Spec: k.point.Spec}
+	k.fork.Name = "save-" + k.fork.ID
+	r := &k.fork.Runtime
+	r.ImageDigest, r.KernelDigest, r.UID = k.point.ImageDigest, k.point.KernelDigest, k.Templates.UID
+	k.derive(&k.fork)
+	k.point.lieOn(&k.fork, k.Paths)
+	if err := k.makeDirs(k.fork); err != nil {
+		return err
+	}
+	if err := k.makeTops(ctx, k.fork, k.point); err != nil {
+		return err
+	}
+	return k.thaw(ctx)
+}
+
+// freeze makes the point; called with the source's lock held.
+func (k *saving) freeze(ctx context.Context) (err error) {
+	if k.source, err = k.Store.VM(ctx, k.source.ID); err != nil {
+		return err
+	}
+	l, err := k.forkable(k.source)
+	if err != nil {
+		return err
+	}
+	f, err := k.planPoint(ctx, k.source, l, k.dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.close(ctx)) }()
+	k.release = k.Layers.Hold(f.point.RootLayerID, f.point.WorkLayerID)
+	if err := f.begin(); err != nil {
+		return err
+	}
+	if err := f.moveOn(ctx); err != nil {
+		return err
+	}
+	if k.point, err = f.freeze(ctx, true); err != nil || k.source.State == api.StatePaused {
+		return err
+	}
+	cctx, cancel := context.WithTimeout(ctx, clockTime)
+	defer cancel()
+	if err := l.agent.StepClock(cctx, k.Now()); err != nil {
+		k.op.Warn("the clock of %s could not be set after it had stood still for %s: %v", k.source.Name, k.point.StoodStill, err)
+	}
+	return nil
+}
+
+// thaw starts the fork. Its network device leads nowhere: the cable is out, and the tap is in no bridge.
+func (k *saving) thaw(ctx context.Context) error {
+	m, err := k.machineOf(ctx, k.fork)
+	if err != nil {
+		return err
+	}
+	if m.NIC != nil {
+		if k.link, err = k.Network.AttachAnonymous(ctx, guestOf(k.fork)); err != nil {
+			return err
+		}
+		m.NIC.Tap, m.NIC.Socket = k.link.Tap, k.link.Socket
+	}
+	k.instance, err = k.Hypervisor.Thaw(ctx, m, k.point.frozen(k.Paths, k.dir), func(host.Process) error { return nil })
+	if err != nil {
+		return err
+	}
+	go func() { // the contract: events are read until the VMM is gone
+		for range k.instance.Events() {
+		}
+	}()
+	k.agent = guest.New(k.instance.DialGuest)
+	ctx, cancel := context.WithTimeoutCause(ctx, k.ReadyTimeout, errNeverReady)
+	defer cancel()
+	_, err = k.agent.Health(ctx)
+	return err
+}
+
+// close leaves nothing of the fork.
+func (k *saving) close(ctx context.Context) error {
+	var errs []error
+	if k.instance != nil {
+		errs = append(errs, k.instance.Kill(ctx))
+	}
+	errs = append(errs, k.link.Close())
+	if k.fork.ID != "" {
+		if k.fork.Spec.Net != api.NetNone {
+			errs = append(errs, k.Network.Detach(ctx, guestOf(k.fork)))
+		}
+		errs = append(errs, os.RemoveAll(k.Paths.VM(k.fork.ID).Dir))
+	}
+	if k.dir != "" {
+		errs = append(errs, os.RemoveAll(k.dir))
+	}
+	if k.release != nil {
+		k.release()
+		errs = append(errs, k.Layers.Sweep(ctx))
+	}
+	return errors.Join(errs...)
+}
