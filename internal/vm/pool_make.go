@@ -151,12 +151,17 @@ func (b *boot) warm(ctx context.Context) error {
 	if err := b.Service.personalise(ctx, b.live); err != nil {
 		return err
 	}
-	if _, err := b.live.agent.WaitReady(ctx); err != nil {
+	health, err := b.live.agent.WaitReady(ctx)
+	if err != nil {
 		return err
+	}
+	names := []string{"banger", anonymous} // a name is only written where it changes
+	if health.Init == "systemd" {          // which has services started again at each change
+		names = []string{anonymous}
 	}
 	for range warmRounds {
 		_, _ = b.live.agent.ExecWait(ctx, api.ExecSpec{Argv: []string{"true"}}) // what an image has no program for cannot be warmed
-		for _, name := range []string{"banger", anonymous} {                    // a name is only written where it changes
+		for _, name := range names {
 			if _, err := b.live.agent.Personalise(ctx, b.christening(name)); err != nil {
 				return err
 			}
