@@ -3,11 +3,14 @@ package vm
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
+	"sync"
 	"time"
 
 	"banger/api"
 	"banger/api/agentapi"
+	"banger/internal/guest"
 	"banger/internal/guest/ssh"
 	"banger/internal/operation"
 )
@@ -49,14 +52,13 @@ func (s *Service) personalise(ctx context.Context, l *liveVM) error {
 		return err
 	}
 	return s.whileItRuns(ctx, l, func(ctx context.Context) error {
-		known := false
+		agent, known := l.firstAnswer(ctx), false
 		if !l.anonymous && !vm.Runtime.Forking {
-			health, err := l.agent.Health(ctx)
+			health, err := agent.Health(ctx)
 			if err != nil {
 				return err
 			}
 			known = health.Personalised // it was adopted, or goes on from its own frozen memory
-			operation.Stage(ctx, "answer")
 		}
 		p, err := s.personality(vm)
 		if err != nil {
@@ -68,7 +70,7 @@ func (s *Service) personalise(ctx context.Context, l *liveVM) error {
 		case known:
 			p = s.renewal(vm)
 		}
-		health, clock, err := l.agent.BeginPersonalise(ctx, p)
+		health, clock, err := agent.BeginPersonalise(ctx, p)
 		if err != nil {
 			return err
 		}
@@ -79,6 +81,18 @@ func (s *Service) personalise(ctx context.Context, l *liveVM) error {
 		err = s.plugIn(ctx, vm, l)
 		operation.Stage(ctx, "join network")
 		return errors.Join(err, <-set)
+	})
+}
+
+// firstAnswer is the agent, with a stage of the running step that ends when it has answered the host's greeting.
+func (l *liveVM) firstAnswer(ctx context.Context) *guest.Client {
+	answered := sync.OnceFunc(func() { operation.Stage(ctx, "answer") })
+	return guest.New(func(ctx context.Context) (net.Conn, error) {
+		conn, err := l.instance.DialGuest(ctx)
+		if err == nil {
+			answered()
+		}
+		return conn, err
 	})
 }
 

@@ -2,11 +2,10 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 )
 
-// thaws is a thaw to the agent's answer as the daemon sees it, beside QEMU alone.
+// thaws is a thaw to the agent's answer to the host's greeting, as the daemon sees it, beside QEMU alone.
 func (b *bench) thaws() ([]line, error) {
 	if err := b.banger("run", "-d", "--name", "x"); err != nil {
 		return nil, err
@@ -28,7 +27,7 @@ func (b *bench) thaws() ([]line, error) {
 	}}, nil
 }
 
-// thawToAnswer is from the begin of a run's thaw to the agent's first answer.
+// thawToAnswer is from the begin of a run's thaw to the agent's answer to the host's greeting.
 func (h *home) thawToAnswer(of *stages, round int) (float64, error) {
 	all, err := h.timedRun(of, round)
 	if err != nil {
@@ -37,7 +36,7 @@ func (h *home) thawToAnswer(of *stages, round int) (float64, error) {
 	thaw, ok := find(all, "start", "thaw", 1)
 	answer, answered := find(all, "start", "answer", 2)
 	if !ok || !answered {
-		return 0, fmt.Errorf("the timings tell of no thaw, or of no answer: %+v", all)
+		return 0, errors.New("the timings tell of no thaw, or of no answer")
 	}
 	return answer.StartMS + answer.daemon() - thaw.StartMS, nil
 }
