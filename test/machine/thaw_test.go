@@ -106,36 +106,12 @@ func (b *box) checkOwn(name string, seen map[string]string) {
 	}
 }
 
-// clockBound is how far a guest's clock may be off.
-const clockBound = 50 * time.Millisecond
-
-// checkClock reads a guest's clock until the answer came fast enough to judge it: it is off by what it differs from the middle of the
-// round trip, give or take half of that.
+// checkClock wants a guest's clock to be right.
 func (b *box) checkClock(name string) {
 	b.t.Helper()
-	var off, half time.Duration
-	for range 20 {
-		begin := time.Now()
-		f := strings.Fields(b.guest(name, "adjtimex | grep -E 'time.tv_(sec|usec)' | tr -dc '0-9\n'"))
-		took := time.Since(begin)
-		if len(f) != 2 {
-			b.t.Fatalf("the clock of %s: %q", name, f)
-		}
-		sec, err1 := strconv.ParseInt(f[0], 10, 64)
-		usec, err2 := strconv.ParseInt(f[1], 10, 64)
-		if err1 != nil || err2 != nil {
-			b.t.Fatalf("the clock of %s: %q", name, f)
-		}
-		off, half = time.Unix(sec, usec*1000).Sub(begin.Add(took/2)).Abs(), took/2
-		if off-half > clockBound {
-			b.t.Errorf("the clock of %s is off by %v, give or take %v", name, off, half)
-			return
-		}
-		if off+half <= clockBound {
-			return
-		}
+	if off := b.clockOff(name); off > clockBound {
+		b.t.Errorf("the clock of %s is off by %v", name, off)
 	}
-	b.t.Logf("the clock of %s is off by %v, give or take %v: no answer came faster", name, off, half)
 }
 
 // TestSuspend: what runs in a guest goes on, whatever becomes of the daemon meanwhile.
