@@ -154,6 +154,27 @@ func (b *box) userFlow(image string) {
 		b.forward("x", "18081:8080")
 		same(t, "page", b.net.output("curl", "-sf", "-m", "10", "http://127.0.0.1:18081/"), "port\n")
 	})
+	b.sub("template, suspend, pause", func(t *testing.T, b *box) {
+		b.must("run", "-d", "--name", "y", "--", "sh", "-c", counter)
+		if steps := b.steps("y"); !has(steps, "thaw") || has(steps, "guest") {
+			t.Errorf("it was not thawed: %v", steps)
+		}
+		var c counts
+		c.goOn(b, "y")
+		b.must("suspend", "y")
+		b.checkVMMsGone(b.show("y"))
+		b.killDaemon()
+		b.must("start", "y")
+		c.goOn(b, "y")
+		same(t, "page beyond, after a thaw", b.guest("y", "if command -v curl >/dev/null; then curl -sf -m 10 http://"+uplinkBeyond+"/; else timeout 10 wget -q -O - http://"+uplinkBeyond+"/; fi"), "page")
+		b.must("pause", "y")
+		b.must("unpause", "y")
+		c.goOn(b, "y")
+		b.dies("vm.suspend/write", "suspend", "y")
+		same(t, "state", b.settled("y").State, api.StateRunning)
+		c.goOn(b, "y")
+		b.must("rm", "-f", "y")
+	})
 	b.must("rm", "-f", "x")
 	b.checkGone(vm)
 	b.checkNothingOfVMs()
