@@ -234,7 +234,10 @@ func (b *builder) seal(context.Context) error {
 	}
 	for _, e := range entries {
 		mode := os.FileMode(0o444)
-		if path := filepath.Join(t.Dir, e.Name()); path == t.Memory() || path == t.Device() {
+		switch path := filepath.Join(t.Dir, e.Name()); {
+		case path == t.Memory() && b.UID == 0 && os.Geteuid() != 0:
+			mode = 0o600 // QEMU before 8.2 opens it for writing, though it maps it privately
+		case path == t.Memory() || path == t.Device():
 			mode = 0o400 // VMMs of other uids get them as descriptors
 		}
 		if err := sealFile(filepath.Join(t.Dir, e.Name()), mode); err != nil {
