@@ -175,6 +175,17 @@ func (b *box) userFlow(image string) {
 		c.goOn(b, "y")
 		b.must("rm", "-f", "y")
 	})
+	b.sub("forks", func(t *testing.T, b *box) {
+		b.guest("x", "echo kept >/run/tmpfs")
+		same(t, "names", b.must("fork", "x", "--count", "2", "--name", "f"), "f-1\nf-2")
+		b.must("fork", "f-2", "--name", "g")
+		for _, name := range []string{"f-1", "f-2", "g"} {
+			same(t, name+": tmpfs", b.guest(name, "cat /run/tmpfs"), "kept")
+		}
+		b.checkNothingShared("x", "f-1", "f-2", "g")
+		same(t, "page beyond, from a fork", b.must("exec", "g", "--", "sh", "-c", "if command -v curl >/dev/null; then curl -sf -m 10 http://"+uplinkBeyond+"/; else timeout 10 wget -q -O - http://"+uplinkBeyond+"/; fi"), "page")
+		b.must("rm", "-f", "f-1", "f-2", "g")
+	})
 	b.must("rm", "-f", "x")
 	b.checkGone(vm)
 	b.checkNothingOfVMs()
