@@ -34,7 +34,7 @@ func (s *Service) SaveImage(ctx context.Context, i api.ImageSave) (*operation.Op
 	if err := s.admit(ctx, vm.Spec.MemoryBytes, 1); err != nil {
 		return nil, err
 	}
-	return s.Operations.Start("image.save", "", func(ctx context.Context, op *operation.Operation) (err error) {
+	return s.Operations.Start("image.save", vm.ID, func(ctx context.Context, op *operation.Operation) (err error) {
 		base, err := s.Images.Image(ctx, vm.Runtime.ImageDigest)
 		if err != nil {
 			return err

@@ -112,3 +112,43 @@ func wantNone(t *testing.T, path string, secrets map[string]string) {
 		}
 	}
 }
+
+// TestDaemonDiesInSave: wherever the daemon dies while it saves an image, the VM runs on, and there is a whole image or none.
+func TestDaemonDiesInSave(t *testing.T) {
+	t.Parallel()
+	b := newBox(t)
+	b.must("run", "-d", "--name", "src", "--", "sh", "-c", counter)
+	b.guest("src", "echo saved >/srv.txt")
+	var c counts
+	c.goOn(b, "src")
+	id := b.show("src").ID
+	check := func(b *box) {
+		b.t.Helper()
+		c.goOn(b, "src")
+		for _, h := range b.holdings() {
+			path := strings.Split(h, "/")
+			other := len(path) > 2 && path[1] == "vms" && path[2] != id
+			if other || strings.HasPrefix(h, "s/tmp/") || strings.HasPrefix(h, "process qemu") && !strings.Contains(h, id) {
+				b.t.Errorf("left over: %s", h)
+			}
+		}
+	}
+	points := b.points("image.save", "image", "save", "src", "mine")
+	b.must("image", "delete", "mine")
+	check(b)
+	for _, point := range points {
+		b.sub(point, func(t *testing.T, b *box) {
+			b.dies(point, "image", "save", "src", "mine")
+			check(b)
+			if b.banger("image", "show", "mine").code == 0 { // it was recorded, so it is whole
+				same(t, "a file", b.must("run", "--rm", "--cold", "--image", "mine", "--", "cat", "/srv.txt"), "saved")
+				b.must("image", "delete", "mine")
+			}
+		})
+	}
+	b.must("rm", "-f", "src")
+	b.checkNothingOfVMs()
+	if left := b.layers(); len(left) > 0 {
+		t.Errorf("layers left: %v", left)
+	}
+}

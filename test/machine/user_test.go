@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"banger/api"
 )
@@ -81,6 +82,16 @@ func TestUser(t *testing.T) {
 	b.build("kernel", "build", "debian")
 	b.build("image", "build", "minimal")
 	b.userFlow("minimal")
+	b.sub("a VM's root becomes an image, and its chains stay short", func(t *testing.T, b *box) {
+		b.must("run", "-d", "--name", "src")
+		b.guest("src", "echo saved >/srv.txt; echo kept >/root/kept")
+		b.must("image", "save", "src", "mine")
+		same(t, "a file", b.must("run", "--rm", "--cold", "--image", "mine", "--", "cat", "/srv.txt"), "saved")
+		b.forks("src", 8)
+		eventually(t, "the chains of src are short", 30*time.Second, func() bool { return b.chain("src") < 9 })
+		same(t, "files", b.guest("src", "echo 3 >/proc/sys/vm/drop_caches; cat /root/kept /srv.txt"), "kept\nsaved")
+		b.must("rm", "-f", "src")
+	})
 }
 
 // TestLongUserDebian is the same with the default image, which takes user namespaces to build.
