@@ -13,7 +13,7 @@ import (
 )
 
 // Chains of layers are kept short: each layer costs a thaw some two milliseconds. A chain of shortenAt layers is made short
-// when its VM has had shortenAfter without a further point; at mustShorten a further point waits for that.
+// shortenAfter a point, without anybody waiting; at mustShorten a further point waits for it.
 // With the VM's own disk on top and its template and image below, a chain has three files more.
 const (
 	shortenAt   = 8

@@ -7,8 +7,8 @@ import (
 	"banger/api"
 )
 
-// How long after a point its VM's chains are looked at, when what was thawed from it is up; and how long a further point waits for
-// chains that are being made short, where it must.
+// How long after a point its VM's chains are looked at, when what was thawed from it should be up; and how long a further point
+// waits for chains that are being made short, where it must.
 const (
 	shortenAfter = 2 * time.Second
 	shortenWait  = 2 * time.Second
@@ -24,39 +24,25 @@ type flattening struct {
 	settled bool
 }
 
-// flattenLater makes a VM's chains short that have at least so many layers, some time after now. Another call begins the
-// time anew.
+// flattenLater makes a VM's chains short that have at least so many layers, some time after now. Another call meanwhile changes
+// nothing: points that follow one another closely must not put it off for ever.
 func (s *Service) flattenLater(id string, least int) {
 	s.mu.Lock()
 	due := s.flattenDue[id]
-	begin := due == nil
-	if begin {
-		due = make(chan struct{}, 1)
-		s.flattenDue[id] = due
-	} else {
-		select {
-		case due <- struct{}{}:
-		default:
-		}
-	}
+	s.flattenDue[id] = true
 	s.mu.Unlock()
-	if begin {
-		s.goDo(func(ctx context.Context) { s.flattenWhenDue(ctx, id, least, due) })
+	if !due {
+		s.goDo(func(ctx context.Context) { s.flattenWhenDue(ctx, id, least) })
 	}
 }
 
-func (s *Service) flattenWhenDue(ctx context.Context, id string, least int, due <-chan struct{}) {
+func (s *Service) flattenWhenDue(ctx context.Context, id string, least int) {
 	timer := time.NewTimer(shortenAfter)
 	defer timer.Stop()
-	for waiting := true; waiting; {
-		select {
-		case <-due:
-			timer.Reset(shortenAfter)
-		case <-timer.C:
-			waiting = false
-		case <-ctx.Done():
-			return
-		}
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return
 	}
 	s.mu.Lock()
 	delete(s.flattenDue, id)

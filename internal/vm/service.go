@@ -81,12 +81,12 @@ type Service struct {
 	live map[string]*liveVM
 	// flattenings are under way, flattenDue are to come; by VM.
 	flattenings map[string]*flattening
-	flattenDue  map[string]chan struct{}
+	flattenDue  map[string]bool
 }
 
 // New makes the service; Reconcile must run before anything else is asked of it.
 func New(o Options) *Service {
-	s := &Service{Options: o, live: make(map[string]*liveVM), flattenings: make(map[string]*flattening), flattenDue: make(map[string]chan struct{})}
+	s := &Service{Options: o, live: make(map[string]*liveVM), flattenings: make(map[string]*flattening), flattenDue: make(map[string]bool)}
 	s.handles.paths = o.Paths
 	s.pool.wake, s.pool.armed = make(chan struct{}, 1), o.PoolArmed
 	if s.Memory == nil {
