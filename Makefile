@@ -62,12 +62,12 @@ generate: ## write the generated documents again
 	go test -count=1 -run 'Document|Reference' ./internal/server ./internal/archtest ./internal/cli -update
 
 .PHONY: bench
-bench: build ## measure banger beside podman and bare QEMU (root; ROWS=run,exec for some; WRITE=1 writes docs/benchmarks.md)
+bench: build ## measure banger beside podman and bare QEMU (root; ROWS=run,exec for some; BUSY=1 goes before all else that runs; WRITE=1 writes docs/benchmarks.md)
 	@scripts/packages bench
 	@[ "$$(id -u)" = 0 ] || { echo "make bench makes network and mount namespaces: run it as root" >&2; exit 1; }
 	@scripts/machine-state
 	@CGO_ENABLED=0 go build -o bin/bench ./test/bench
-	@unshare --net --mount scripts/bench-namespace bin/bench $(if $(ROWS),-rows $(ROWS)) $(if $(WRITE),-write docs/benchmarks.md)
+	@$(if $(BUSY),chrt -r 1) unshare --net --mount scripts/bench-namespace bin/bench $(if $(ROWS),-rows $(ROWS)) $(if $(WRITE),-write docs/benchmarks.md)
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (10s)
