@@ -35,6 +35,8 @@ type point struct {
 	ImageDigest  string     `json:"image_digest"`
 	KernelDigest string     `json:"kernel_digest"`
 	At           time.Time  `json:"at"`
+	// Sums are the CRC32C of the state's files, by name, where the state is kept for long.
+	Sums map[string]uint32 `json:"sums"`
 	// StoodStill is how long the guest stood; 0 for one that was standing.
 	StoodStill time.Duration `json:"stood_still"`
 }

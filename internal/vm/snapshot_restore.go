@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -149,7 +150,11 @@ func (s *Service) holdSnapshot(ctx context.Context, vm api.VM, name string) (_ a
 
 // canThaw refuses, with nothing changed, what this host, VMM or machine cannot go on from. then has the snapshot's shape.
 func (s *Service) canThaw(ctx context.Context, then api.VM, snap api.Snapshot) (point, error) {
-	at, err := readFrozen(s.Paths.Snapshot(snap.ID))
+	dir := s.Paths.Snapshot(snap.ID)
+	at, err := readFrozen(dir)
+	if err == nil {
+		err = at.whole(dir)
+	}
 	if err != nil {
 		return at, api.Errorf(api.CodeConflict, "snapshot %s of VM %s is damaged: %w", snap.Name, snap.VM, err).
 			WithHint("banger vm snapshot delete %s %s", snap.VM, snap.Name)
@@ -167,6 +172,15 @@ func (s *Service) canThaw(ctx context.Context, then api.VM, snap api.Snapshot) (
 			WithHint("banger doctor")
 	}
 	return at, nil
+}
+
+// whole looks at the files of a state before something that cannot be had again is given up for it.
+func (p point) whole(dir string) error {
+	now, err := sums(dir)
+	if err == nil && !maps.Equal(now, p.Sums) {
+		err = errors.New("its memory is not what was written")
+	}
+	return err
 }
 
 // layOn makes empty disks for vm, whose record lies on the snapshot, and hard links of the snapshot's state in dir.

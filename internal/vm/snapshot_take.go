@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"hash/crc32"
+	"io"
 	"os"
 	"path/filepath"
 
 	"banger/api"
 	"banger/internal/durable"
+	"banger/internal/hypervisor"
 	"banger/internal/operation"
 )
 
@@ -85,9 +88,31 @@ func (s *Service) snapshotSuspended(ctx context.Context, op *operation.Operation
 	return hold, errors.Join(f.dropOld(), f.point.describe(dir, snap))
 }
 
+// sums are those of the files of a frozen state.
+func sums(dir string) (map[string]uint32, error) {
+	out := map[string]uint32{}
+	for _, name := range []string{hypervisor.FrozenDevice, hypervisor.FrozenPages} {
+		f, err := os.Open(filepath.Join(dir, name))
+		if err != nil {
+			return nil, err
+		}
+		sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+		_, err = io.Copy(sum, f)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return nil, err
+		}
+		out[name] = sum.Sum32()
+	}
+	return out, nil
+}
+
 // describe puts what the point is into the snapshot's record, and beside its state.
 func (p point) describe(dir string, snap *api.Snapshot) error {
 	snap.RootTemplateID, snap.WorkTemplateID, snap.RootLayerID, snap.WorkLayerID = p.RootTemplateID, p.WorkTemplateID, p.RootLayerID, p.WorkLayerID
+	var err error
+	if p.Sums, err = sums(dir); err != nil {
+		return err
+	}
 	text, err := json.Marshal(p)
 	if err != nil {
 		return err

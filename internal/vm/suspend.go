@@ -87,8 +87,11 @@ func (s *Service) suspend(ctx context.Context, op *operation.Operation, id, why 
 	if vm.State == api.StateSuspended {
 		return nil
 	}
-	if why == whyIdle && vm.Spec.IdleSuspendMS == 0 {
+	if why == whyIdle && (vm.Spec.IdleSuspendMS == 0 || len(vm.Pending) > 0) {
 		return errInUse
+	}
+	if len(vm.Pending) > 0 { // its memory does not go with its spec, and could not be thawed
+		return api.Errorf(api.CodeConflict, "VM %s has not taken up its new CPUs or memory yet", vm.Name).WithHint("banger vm restart %s", vm.Name)
 	}
 	_, l, err := s.agentOf(ctx, id)
 	if err != nil {

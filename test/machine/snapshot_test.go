@@ -65,6 +65,7 @@ func (b *box) files(dir string) []string {
 	return names
 }
 
+// checkNoSnapshots is for a box without VMs: layers are theirs, too.
 func (b *box) checkNoSnapshots() {
 	b.t.Helper()
 	for _, dir := range []string{"snapshots", "layers"} {
@@ -217,7 +218,7 @@ func TestRunFromSnapshot(t *testing.T) {
 	b.checkNoSnapshots()
 }
 
-// TestSnapshotElsewhere: what does not thaw here changes nothing.
+// TestSnapshotElsewhere: what does not thaw here, or is damaged, changes nothing.
 func TestSnapshotElsewhere(t *testing.T) {
 	t.Parallel()
 	b := newBox(t)
@@ -246,6 +247,19 @@ func TestSnapshotElsewhere(t *testing.T) {
 	}
 	b.fails(1, []string{"another one"}, "vm", "snapshot", "restore", "-f", "x", "s1")
 	b.fails(125, []string{"another one"}, "run", "--snapshot", "x/s1", "--", "true")
+	if err := os.WriteFile(files[0], text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pages := filepath.Join(filepath.Dir(files[0]), "pages")
+	damaged, err := os.ReadFile(pages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged[len(damaged)/2] ^= 1
+	if err := os.WriteFile(pages, damaged, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.fails(1, []string{"damaged"}, "vm", "snapshot", "restore", "-f", "x", "s1")
 	same(t, "state", b.show("x").State, api.StateRunning)
 	same(t, "memory", b.guest("x", "cat /run/t"), "now")
 	same(t, "VMs", len(strings.Fields(b.must("ps", "-aq"))), 1)

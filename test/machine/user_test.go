@@ -159,6 +159,17 @@ func (b *box) userFlow(image string) {
 		same(t, "file", b.guest("x", "cat /root/f"), "kept")
 		same(t, "page beyond, after the daemon's death", fetch(uplinkBeyond).stdout, "page\n")
 	})
+	b.sub("snapshot, restore, another from it", func(t *testing.T, b *box) {
+		b.guest("x", "echo then >/root/s")
+		b.must("vm", "snapshot", "create", "x")
+		b.guest("x", "echo now >/root/s")
+		b.must("vm", "snapshot", "restore", "-f", "x", "s1")
+		same(t, "file", b.guest("x", "cat /root/s"), "then")
+		same(t, "page beyond, after a restore", fetch(uplinkBeyond).stdout, "page\n")
+		same(t, "another", b.must("run", "--rm", "--snapshot", "x/s1", "--name", "y", "--", "sh", "-c", "hostname; cat /root/s"), "y\nthen")
+		b.must("vm", "snapshot", "delete", "x", "s1")
+		same(t, "snapshots left", len(b.files("snapshots")), 0)
+	})
 	b.sub("ports", func(t *testing.T, b *box) {
 		b.guest("x", "if command -v busybox >/dev/null; then echo port >/tmp/index.html; busybox httpd -p 127.0.0.1:8080 -h /tmp; else "+perlServer+"; fi")
 		b.must("wait", "--for", "port:8080", "--timeout", "60s", "x")
