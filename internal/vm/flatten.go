@@ -145,10 +145,13 @@ func (s *Service) settleFlattening(ctx context.Context, f *flattening) error {
 // undisturbed ends whatever makes the VM's chains short, for who is about to make a point of it, and returns its record as it then is. It
 // waits only where the chain is so long that a further layer would cost every later start. l is nil for a VM without a VMM.
 func (s *Service) undisturbed(ctx context.Context, vm api.VM, l *liveVM) (api.VM, error) {
-	deep := depth(s.layerRecords(ctx), vm)
 	s.mu.Lock()
 	f := s.flattenings[vm.ID]
 	s.mu.Unlock()
+	if f == nil && vm.Runtime.RootLayerID == "" && vm.Runtime.WorkLayerID == "" {
+		return vm, nil // as most are: nothing is to be looked up
+	}
+	deep := depth(s.layerRecords(ctx), vm)
 	if f == nil && deep >= mustShorten && l != nil { // a suspended VM's are made short when it runs again
 		f = s.beginFlattening(ctx, vm, l, mustShorten)
 	}
