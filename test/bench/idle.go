@@ -14,7 +14,7 @@ import (
 
 const (
 	clones     = 100
-	atOnce     = 2                // as many as such a machine has CPUs
+	atOnce     = 4                // so that no CPU waits for another's disk
 	settle     = 10 * time.Second // after the last thaw
 	idleWindow = 20 * time.Second
 )
@@ -26,10 +26,6 @@ func (b *bench) idle() ([]line, error) {
 		return nil, err
 	}
 	thawed := time.Since(begin)
-	if err := b.each(func(name string) error { return b.banger("exec", name, "--", "true") }); err != nil {
-		return nil, err
-	}
-	answered := time.Since(begin)
 	pids, err := b.myVMMs()
 	if err != nil {
 		return nil, err
@@ -58,6 +54,11 @@ func (b *bench) idle() ([]line, error) {
 		}
 		memory = append(memory, float64(kib)/1024)
 	}
+	begin = time.Now()
+	if err := b.each(func(name string) error { return b.banger("exec", name, "--", "true") }); err != nil {
+		return nil, err
+	}
+	ran := time.Since(begin)
 	gone := time.Now()
 	if err := b.each(func(name string) error { return b.banger("rm", "-f", name) }); err != nil {
 		return nil, err
@@ -67,7 +68,7 @@ func (b *bench) idle() ([]line, error) {
 		{What: of + "PSS of each", Unit: "MB", Ours: memory, Bound: bound{most, 45}},
 		{What: of + "share of a core, each", Unit: "%", Ours: share, Bound: bound{most, 0.35}},
 		{What: of + "all thawed and answering", Ours: []float64{milliseconds(thawed)}, Bound: bound{most, clones * 150}},
-		{What: of + "each has run a program, too", Ours: []float64{milliseconds(answered)}},
+		{What: of + "a first program in each", Ours: []float64{milliseconds(ran)}},
 		{What: of + "all deleted", Ours: []float64{milliseconds(time.Since(gone))}},
 	}, nil
 }
