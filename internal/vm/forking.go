@@ -198,7 +198,7 @@ func (k *fork) record(ctx context.Context, keys map[string]string) (err error) {
 
 // begin starts the forks' VMMs, as many at once as there are CPUs: these wait for the point.
 func (k *fork) begin(ctx context.Context, g *errgroup.Group) {
-	atOnce := min(runtime.NumCPU(), len(k.boots))
+	atOnce := min(2*runtime.NumCPU(), len(k.boots))
 	turns := make(chan struct{}, atOnce)
 	k.waiting = make(chan struct{})
 	for _, b := range k.boots {

@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // report is what docs/benchmarks.md is made of.
@@ -26,11 +28,20 @@ type facts struct {
 	cpu, memory, system, qemu, podman, commit, load string
 }
 
+// atLoad is how busy the machine was, and whether that could touch what was measured.
+func atLoad() string {
+	attr, err := unix.SchedGetAttr(0, 0)
+	if err == nil && attr.Policy == unix.SCHED_RR {
+		return load() + " (by others; all that was measured went before them: BUSY=1)"
+	}
+	return load()
+}
+
 func machineFacts() facts {
 	f := facts{
 		cpu: fmt.Sprintf("%d × %s", runtime.NumCPU(), valueIn("/proc/cpuinfo", "model name")), memory: valueIn("/proc/meminfo", "MemTotal"),
 		system: valueIn("/etc/os-release", "PRETTY_NAME"), qemu: firstLine("qemu-system-x86_64", "--version"), podman: firstLine("podman", "--version"),
-		commit: firstLine("git", "describe", "--tags", "--always", "--dirty"), load: load(),
+		commit: firstLine("git", "describe", "--tags", "--always", "--dirty"), load: atLoad(),
 	}
 	var kib int64
 	if _, err := fmt.Sscan(f.memory, &kib); err == nil {
