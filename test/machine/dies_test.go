@@ -151,7 +151,7 @@ func (c *counts) goOn(b *box, name string) {
 	if c.boot == "" {
 		b.guest(name, "n=0; while [ ! -s /run/count ] && [ $n -lt 100 ]; do n=$((n+1)); sleep 0.1; done")
 	}
-	f := strings.Fields(b.guest(name, "cat /proc/sys/kernel/random/boot_id /run/count; sleep 0.3; cat /run/count"))
+	f := strings.Fields(b.guest(name, "cat /proc/sys/kernel/random/boot_id; i=$(cat /run/count); echo $i; n=0; while [ $(cat /run/count) = $i ] && [ $n -lt 200 ]; do n=$((n+1)); sleep 0.1; done; cat /run/count"))
 	if len(f) != 3 {
 		b.t.Fatalf("%s said %v", name, f)
 	}

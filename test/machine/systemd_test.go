@@ -95,6 +95,29 @@ func TestSystemd(t *testing.T) {
 		}
 		connects(t, b)
 	})
+	b.sub("suspend, start and fork of a clone", func(t *testing.T, b *box) {
+		if steps := b.steps("x"); !has(steps, "thaw") || has(steps, "guest") {
+			t.Errorf("it was not thawed: %v", steps)
+		}
+		b.guest("x", "systemd-run --quiet --unit=counter sh -c '"+counter+"'")
+		var c counts
+		c.goOn(b, "x")
+		b.must("suspend", "x")
+		b.must("start", "x")
+		c.goOn(b, "x")
+		same(t, "state", b.guest("x", "systemctl is-system-running; systemctl --failed --no-legend >&2"), "running")
+		connects(t, b)
+
+		b.must("fork", "x", "--name", "y")
+		fork := counts{boot: "", last: c.last}
+		fork.goOn(b, "y")
+		c.goOn(b, "x")
+		b.checkNothingShared("x", "y")
+		b.checkClock("y")
+		same(t, "state of the fork", b.guest("y", "systemctl is-system-running; systemctl --failed --no-legend >&2"), "running")
+		same(t, "what the fork's units know", b.guest("y", "systemctl is-active counter ssh systemd-journald; hostnamectl hostname"), "active\nactive\nactive\ny")
+		same(t, "ssh to the fork", b.must("ssh", "y", "--", "hostname"), "y")
+	})
 	b.must("ssh-config", "--uninstall")
 	after, err := os.ReadFile(known)
 	if err != nil {
