@@ -124,7 +124,7 @@ func (b *box) clockOff(vm string) time.Duration {
 	low, high := time.Duration(math.MinInt64), time.Duration(math.MaxInt64)
 	for n := 0; n < 8 && (low < -clockBound || high > clockBound); n++ {
 		begin := time.Now()
-		text := b.guest(vm, "adjtimex | grep -E 'status|time.tv_(sec|usec)' | tr -dc '0-9\n'")
+		text := b.guest(vm, "if date +%N | grep -q '^[0-9]'; then echo 8192; date '+%s %N'; else adjtimex | grep -E 'status|time.tv_(sec|usec)' | tr -dc '0-9\n'; fi")
 		end := time.Now()
 		words := strings.Fields(text)
 		if len(words) != 3 {

@@ -176,7 +176,7 @@ func TestSuspendedElsewhere(t *testing.T) {
 	t.Parallel()
 	b := newBox(t)
 	b.must("run", "-d", "--name", "x")
-	b.guest("x", "echo disk >/root/f")
+	b.guest("x", "echo disk >/root/f; echo memory >/run/tmpfs")
 	b.must("suspend", "x")
 	file := filepath.Join(b.vmDir(b.show("x")), "frozen", "suspended.json")
 	text, err := os.ReadFile(file)
@@ -199,13 +199,34 @@ func TestSuspendedElsewhere(t *testing.T) {
 	if err := os.WriteFile(file, changed, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b.fails(1, []string{"another one", "--discard-memory"}, "start", "x")
+	kept := b.holdings()
+	b.fails(1, []string{"another one", "bring back", "--discard-memory"}, "start", "x")
 	same(t, "state", b.show("x").State, api.StateSuspended)
+	b.holds(kept)
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	b.must("start", "x")
+	same(t, "tmpfs", b.guest("x", "cat /run/tmpfs"), "memory")
 	b.must("suspend", "x")
+
+	b.sub("damaged", func(t *testing.T, b *box) {
+		for _, name := range []string{"pages", "device"} {
+			path := filepath.Join(filepath.Dir(file), name)
+			whole, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			overwrite(t, path, whole[:len(whole)/2])
+			b.fails(1, []string{"--discard-memory"}, "start", "x")
+			same(t, "state", b.show("x").State, api.StateSuspended)
+			b.holds(kept)
+			overwrite(t, path, whole)
+		}
+		b.must("start", "x")
+		same(t, "tmpfs", b.guest("x", "cat /run/tmpfs"), "memory")
+		b.must("suspend", "x")
+	})
 	b.must("start", "--discard-memory", "x")
 	same(t, "file", b.guest("x", "cat /root/f"), "disk")
 	b.must("rm", "-f", "x")
