@@ -12,20 +12,29 @@ import (
 // WriteFile replaces path by text: written beside it, fsynced, renamed, and the
 // directory fsynced.
 func WriteFile(path string, text []byte, mode fs.FileMode) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
+	if err := replace(path, text, mode, (*os.File).Sync); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// ReplaceFile is WriteFile for what is worth nothing once the host has lost its power: whoever reads it finds the old or
+// the new one, but after a power cut it may be damaged or gone.
+func ReplaceFile(path string, text []byte, mode fs.FileMode) error {
+	return replace(path, text, mode, func(*os.File) error { return nil })
+}
+
+func replace(path string, text []byte, mode fs.FileMode, sync func(*os.File) error) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name()) // gone already once it is renamed
 	_, err = f.Write(text)
-	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, f.Chmod(mode), sync(f), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return SyncDir(dir)
+	return os.Rename(f.Name(), path)
 }
 
 // SyncDir makes the names in a directory survive a power cut.

@@ -25,17 +25,36 @@ var migrations embed.FS
 
 // Store is the open database. Safe for concurrent use.
 type Store struct {
-	db  *sql.DB
-	now func() time.Time
+	db *sql.DB
+	// soon is the same file, for what nobody misses after a power cut; see fleeting.
+	soon *sql.DB
+	now  func() time.Time
 }
 
 // Open opens the database file, makes it if it is missing, and brings it up to the
 // newest migration. A file from a newer banger is refused.
 func Open(ctx context.Context, path string, now func() time.Time) (*Store, error) {
-	// The pragmas are in the DSN so that every pooled connection has them.
 	// synchronous=FULL: an acknowledged record must survive a power cut under WAL too.
+	db, err := connect(path, "FULL")
+	if err != nil {
+		return nil, err
+	}
+	// NORMAL: a power cut takes the last transactions, never half of one, and none before one that was FULL.
+	soon, err := connect(path, "NORMAL")
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	s := &Store{db: db, soon: soon, now: now}
+	if err := s.migrate(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot open database %s: %w", path, err), s.Close())
+	}
+	return s, nil
+}
+
+func connect(path, synchronous string) (*sql.DB, error) {
+	// The pragmas are in the DSN so that every pooled connection has them.
 	dsn := (&url.URL{Scheme: "file", Opaque: path, RawQuery: url.Values{
-		"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)", "foreign_keys(1)"},
+		"_pragma": {"journal_mode(WAL)", "synchronous(" + synchronous + ")", "busy_timeout(10000)", "foreign_keys(1)"},
 		// Writers take the lock at BEGIN: a read that turns into a write would fail at once instead of waiting.
 		"_txlock": {"immediate"},
 	}.Encode()}).String()
@@ -43,15 +62,11 @@ func Open(ctx context.Context, path string, now func() time.Time) (*Store, error
 	if err != nil {
 		return nil, fmt.Errorf("cannot open database %s: %w", path, err)
 	}
-	s := &Store{db: db, now: now}
-	if err := s.migrate(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot open database %s: %w", path, err), db.Close())
-	}
-	return s, nil
+	return db, nil
 }
 
 // Close closes the database.
-func (s *Store) Close() error { return s.db.Close() }
+func (s *Store) Close() error { return errors.Join(s.soon.Close(), s.db.Close()) }
 
 func (s *Store) migrate(ctx context.Context) error {
 	files, err := fs.Glob(migrations, "migrations/*.sql") // sorted by name, so by number
@@ -88,8 +103,11 @@ type tx struct {
 	now time.Time
 }
 
-func (s *Store) tx(ctx context.Context, fn func(*tx) error) error {
-	sqlTx, err := s.db.BeginTx(ctx, nil)
+// tx runs a transaction that is on disk when it returns.
+func (s *Store) tx(ctx context.Context, fn func(*tx) error) error { return s.txOn(ctx, s.db, fn) }
+
+func (s *Store) txOn(ctx context.Context, db *sql.DB, fn func(*tx) error) error {
+	sqlTx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return mapError(err)
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -166,17 +167,65 @@ func TestNewerDatabaseIsRefused(t *testing.T) {
 
 func TestEveryConnectionHasThePragmas(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))
-	for range 3 {
-		conn, err := s.db.Conn(t.Context()) // held open, so that each is a new one
-		if err != nil {
+	for synchronous, db := range map[string]*sql.DB{"2": s.db, "1": s.soon} {
+		for range 3 {
+			conn, err := db.Conn(t.Context()) // held open, so that each is a new one
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": synchronous, "busy_timeout": "10000", "foreign_keys": "1"} {
+				var got string
+				if err := conn.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&got); err != nil || got != want {
+					t.Errorf("%s is %q, %v; want %q", pragma, got, err, want)
+				}
+			}
+		}
+	}
+}
+
+// TestWhatHasToLast: only what no crash of the host leaves in any case is written without waiting for the disk.
+func TestWhatHasToLast(t *testing.T) {
+	running, suspended := api.StateRunning, api.StateSuspended
+	for name, c := range map[string]struct {
+		autoRemove  bool
+		from, to    api.State
+		snapshots   []string
+		keep, waits bool
+	}{
+		"a VM that is kept":             {from: running, to: running, waits: true},
+		"one that goes by itself":       {autoRemove: true, from: running, to: running},
+		"its end":                       {autoRemove: true, from: running, to: api.StateDeleting},
+		"its first start":               {autoRemove: true, from: api.StateStopped, to: api.StateStarting, waits: true},
+		"its suspension":                {autoRemove: true, from: running, to: suspended, waits: true},
+		"going on":                      {autoRemove: true, from: suspended, to: running, waits: true},
+		"one that has snapshots":        {autoRemove: true, from: running, to: running, snapshots: []string{"s"}, waits: true},
+		"one that is to be kept by now": {autoRemove: true, from: running, to: running, keep: true, waits: true},
+	} {
+		s := open(t, filepath.Join(t.TempDir(), "db"))
+		for _, db := range []*sql.DB{s.db, s.soon} {
+			db.SetMaxOpenConns(1) // changes are counted by connection
+		}
+		changes := func(db *sql.DB) (n int) {
+			if err := db.QueryRowContext(t.Context(), "SELECT total_changes()").Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		vm := api.VM{ID: "aaaaaaaaaaaa", Name: "a", State: c.from, Spec: api.VMSpec{AutoRemove: c.autoRemove}, Snapshots: c.snapshots}
+		if _, _, err := s.InsertVM(t.Context(), vm, "{}", func(*api.VM, Taken) error { return nil }); err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
-		for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "busy_timeout": "10000", "foreign_keys": "1"} {
-			var got string
-			if err := conn.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&got); err != nil || got != want {
-				t.Errorf("%s is %q, %v; want %q", pragma, got, err, want)
-			}
+		durable, soon := changes(s.db), changes(s.soon)
+		got, err := s.UpdateVM(t.Context(), vm.ID, func(vm *api.VM) ([]api.Event, error) {
+			vm.State, vm.Spec.AutoRemove = c.to, c.autoRemove && !c.keep
+			return nil, nil
+		})
+		if err != nil || got.State != c.to {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+		if waits := changes(s.db) > durable; waits != c.waits || changes(s.soon) > soon && waits {
+			t.Errorf("%s: waits for the disk: %v", name, waits)
 		}
 	}
 }

@@ -91,14 +91,44 @@ func (t *tx) insertVM(ctx context.Context, vm api.VM, request string, complete f
 
 // UpdateVM changes a VM's record by fn, and adds the events that fn returns, in one
 // transaction. An error from fn changes nothing.
+//
+// fn is called once more, with the record as it was, where the change has to be durable and that shows only then.
 func (s *Store) UpdateVM(ctx context.Context, id string, fn func(*api.VM) ([]api.Event, error)) (api.VM, error) {
-	var vm api.VM
-	err := s.tx(ctx, func(t *tx) (err error) {
+	vm, err := s.VM(ctx, id)
+	if err == nil && fleeting(vm) {
+		err = s.txOn(ctx, s.soon, func(t *tx) (err error) {
+			vm, err = t.updateVM(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+				if !fleeting(*vm) {
+					return nil, errLasting
+				}
+				events, err := fn(vm)
+				if err == nil && !fleeting(*vm) {
+					err = errLasting
+				}
+				return events, err
+			})
+			return err
+		})
+		if !errors.Is(err, errLasting) {
+			return vm, err
+		}
+	}
+	err = s.tx(ctx, func(t *tx) (err error) {
 		vm, err = t.updateVM(ctx, id, fn)
 		return err
 	})
 	return vm, err
 }
+
+// fleeting reports that nothing of a VM is to survive a crash of the host: one that has been started, and goes with its main
+// command, or with its VMM at the latest; and no VMM outlives the host. Losing the last that was written of it changes
+// nothing, since what is found of it then is removed. A suspended one lasts, and so does one that never ran.
+func fleeting(vm api.VM) bool {
+	return vm.Spec.AutoRemove && vm.State != api.StateSuspended && vm.State != api.StateStopped && len(vm.Snapshots) == 0
+}
+
+// errLasting sends a change that must be durable back.
+var errLasting = errors.New("not fleeting")
 
 // UpdateVMs is UpdateVM for several, all of them or none.
 func (s *Store) UpdateVMs(ctx context.Context, ids []string, fn func(*api.VM) ([]api.Event, error)) ([]api.VM, error) {
@@ -151,7 +181,8 @@ func (t *tx) addEvents(ctx context.Context, vm api.VM, events ...api.Event) erro
 
 // DeleteVM removes a VM's record, and adds events, of which vm.deleted is the last; one that is gone already is no error.
 func (s *Store) DeleteVM(ctx context.Context, id string, events ...api.Event) error {
-	return s.tx(ctx, func(t *tx) error {
+	// One that is lost to a power cut leaves a VM that is being deleted, which the next start completes.
+	return s.txOn(ctx, s.soon, func(t *tx) error {
 		vm, err := t.byID(ctx, id)
 		if api.CodeOf(err) == api.CodeNotFound {
 			return nil

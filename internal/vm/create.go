@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"banger/api"
+	"banger/internal/durable"
 	"banger/internal/guest/ssh"
 	"banger/internal/network"
 	"banger/internal/operation"
@@ -213,7 +214,11 @@ func (s *Service) makeHostKey(ctx context.Context, vm api.VM) error {
 	if err != nil {
 		return err
 	}
-	if err := writeSecret(s.Paths.VM(vm.ID).HostKey(), private); err != nil {
+	write := durable.WriteFile
+	if vm.Spec.AutoRemove { // which no crash of the host leaves
+		write = durable.ReplaceFile
+	}
+	if err := write(s.Paths.VM(vm.ID).HostKey(), private, 0o600); err != nil {
 		return err
 	}
 	if err := s.pin(vm, public); err != nil {

@@ -62,7 +62,7 @@ func (c *handleCache) get(id string) (VMHandles, error) {
 	return h, nil
 }
 
-// Set changes the handles of a VM by fn and returns when they are on disk.
+// Set changes the handles of a VM by fn and returns when they are in their file.
 func (c *handleCache) Set(id string, fn func(*VMHandles)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -75,7 +75,8 @@ func (c *handleCache) Set(id string, fn func(*VMHandles)) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(c.paths.VM(id).Handles(), append(text, '\n'), 0o600); err != nil {
+	// Not fsynced: it is for a daemon that comes after this one. After a crash of the host nothing that it names is left.
+	if err := durable.ReplaceFile(c.paths.VM(id).Handles(), append(text, '\n'), 0o600); err != nil {
 		return fmt.Errorf("cannot record the handles of VM %s: %w", id, err)
 	}
 	c.put(id, h)
