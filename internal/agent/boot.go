@@ -61,6 +61,7 @@ func prepareRoot(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
+	settleIdle()
 	if err := loadModules(agentapi.InitramfsModules); err != nil {
 		return "", err
 	}
