@@ -115,7 +115,7 @@ func TestSystemd(t *testing.T) {
 		b.checkNothingShared("x", "y")
 		b.checkClock("y")
 		same(t, "state of the fork", b.guest("y", "systemctl is-system-running; systemctl --failed --no-legend >&2"), "running")
-		same(t, "what the fork's units know", b.guest("y", "systemctl is-active counter ssh systemd-journald; hostnamectl hostname"), "active\nactive\nactive\ny")
+		same(t, "what the fork's units know", b.guest("y", "systemctl is-active counter ssh systemd-journald; hostname"), "active\nactive\nactive\ny")
 		same(t, "ssh to the fork", b.must("ssh", "y", "--", "hostname"), "y")
 	})
 	b.must("ssh-config", "--uninstall")
