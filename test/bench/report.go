@@ -48,7 +48,8 @@ func machineFacts() facts {
 		f.memory = fmt.Sprintf("%.1f GiB", float64(kib)/(1<<20))
 	}
 	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		f.system += ", kernel " + strings.TrimSpace(string(release))
+		number, _, _ := strings.Cut(strings.TrimSpace(string(release)), "-") // what follows may name the machine's owner
+		f.system += ", kernel " + number
 	}
 	return f
 }
