@@ -34,6 +34,7 @@ func runAgent(ctx context.Context, kind string, stdio Stdio) int {
 		return 1
 	}
 	s := newSystem(kind, version())
+	l := link.Listen(port)
 	handler := serve.New(serve.Options{
 		System:   s,
 		Root:     "/",
@@ -41,13 +42,14 @@ func runAgent(ctx context.Context, kind string, stdio Stdio) int {
 		HoldArgv: []string{agentProgram(), roleHold},
 		Log:      slog.New(slog.NewTextHandler(stdio.Err, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Now:      time.Now,
+		Rest:     l.Rest,
 	})
 	go s.settle(ctx)
 	if s.isPersonalised() { // by the agent before this one
 		s.announcer.start(ctx)
 	}
 	server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
-	if err := server.Serve(link.Listen(port)); err != nil {
+	if err := server.Serve(l); err != nil {
 		console("the channel to the host failed: %v", err)
 	}
 	return 1

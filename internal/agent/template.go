@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -127,7 +129,7 @@ func passingMachineID() error {
 
 // Quiesce makes a released guest ready to be frozen: what is on its root disk is there, what is free has gone back
 // to the host, and nothing is remembered that must not be alike in all clones.
-func (s *system) Quiesce(context.Context) error {
+func (s *system) Quiesce(ctx context.Context) error {
 	s.change.Lock()
 	defer s.change.Unlock()
 	if !s.isReleased() || s.isPersonalised() {
@@ -137,10 +139,27 @@ func (s *system) Quiesce(context.Context) error {
 		return fmt.Errorf("cannot quiesce the guest: %w", err)
 	}
 	unix.Sync()
-	if err := trim("/"); err != nil {
-		return err
+	return errors.Join(trim("/"), s.awaitUnplugged(ctx))
+}
+
+// awaitUnplugged lets the kernel come to terms with a network cable that is out, which takes it up to a second (net/core/link_watch.c):
+// it is better done once than in each clone.
+func (s *system) awaitUnplugged(ctx context.Context) error {
+	if s.nic == "" {
+		return nil
 	}
-	return nil
+	dir := "/sys/class/net/" + s.nic
+	return retry(ctx, 2*time.Second, func() error {
+		carrier, err := os.ReadFile(dir + "/carrier")
+		if err != nil || len(carrier) == 0 || carrier[0] != '0' {
+			return nil //nolint:nilerr // it is plugged in, or down
+		}
+		state, err := os.ReadFile(dir + "/operstate")
+		if err == nil && strings.TrimSpace(string(state)) != "down" {
+			err = fmt.Errorf("the network device %s is %s without a cable", s.nic, state)
+		}
+		return err
+	})
 }
 
 // makeRoom makes the files that every clone will write, with nothing of anybody in them.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"banger/api"
 	"banger/api/agentapi"
@@ -204,11 +205,29 @@ func (b *builder) ready(ctx context.Context) error {
 	if err := b.agent.Release(ctx, r); err != nil {
 		return err
 	}
+	// Its cable stays out: a clone is thawed without one.
+	if b.want.Net != api.NetNone {
+		if err := b.instance.SetLink(ctx, false); err != nil {
+			return err
+		}
+	}
 	if _, err := b.agent.WaitReady(ctx); err != nil {
 		return err
 	}
-	return b.agent.Quiesce(ctx)
+	if err := b.agent.Quiesce(ctx); err != nil {
+		return err
+	}
+	select { // what it does behind its answer, every clone would have to do
+	case <-time.After(settleTime):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
+
+// settleTime is enough for the agent to let go of the conversation and to tidy up after its commands, which it does a second
+// after them. Nothing depends on it but clones' speed.
+const settleTime = 1500 * time.Millisecond
 
 // freeze writes memory and devices, and ends the VMM: the disks stay as they are in the frozen memory.
 func (b *builder) freeze(ctx context.Context) error {

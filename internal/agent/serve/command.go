@@ -35,6 +35,8 @@ func (e *startError) Error() string { return e.reason }
 type place struct {
 	Root   string `json:"root"`
 	Cgroup string `json:"cgroup"`
+	// groups has a cgroup in store; may be nil.
+	groups *groups
 }
 
 // own reports whether Root is this machine's own: users are then switched. Otherwise
@@ -93,7 +95,7 @@ func (p place) start(spec api.ExecSpec) (*command, error) {
 		c.closeOurs()
 		return nil, err
 	}
-	c.group = newGroup(p.Cgroup)
+	c.group = newGroup(p.Cgroup, p.groups)
 	c.group.enter(c.cmd.SysProcAttr)
 	c.started = time.Now()
 	err = c.cmd.Start()

@@ -16,9 +16,9 @@ import (
 // says; without, it is the command's session and whoever descends from it, as far as can
 // be seen: a process that has left the session and lost its parent before note is not found.
 type group struct {
-	parent string   // cgroup directory of all commands; empty: none
-	dir    string   // this command's own
-	fd     *os.File // dir, open while the command starts
+	parent string // cgroup directory of all commands; empty: none
+	dir    string // this command's own
+	fd     int    // dir, open while the command starts; below 0: not
 
 	mu     sync.Mutex // protects the following
 	pid    int        // the command's own process: leader of session and process group
@@ -33,24 +33,68 @@ type procID struct {
 }
 
 // newGroup makes a cgroup below parent where that is possible.
-func newGroup(parent string) *group {
-	g := &group{parent: parent, seen: map[procID]bool{}}
+func newGroup(parent string, store *groups) *group {
+	g := &group{parent: parent, fd: -1, seen: map[procID]bool{}}
 	if parent == "" {
 		return g
 	}
-	sweep(parent)
-	dir, err := os.MkdirTemp(parent, cgroupPrefix)
-	if err != nil {
-		return g
-	}
-	fd, err := os.OpenFile(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	for _, dir := range []string{store.take(parent), ""} {
+		if dir == "" {
+			var err error
+			if dir, err = os.MkdirTemp(parent, cgroupPrefix); err != nil {
+				return g
+			}
+		}
+		fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			g.dir, g.fd = dir, fd
+			return g
+		}
 		_ = os.Remove(dir)
-		return g
 	}
-	g.dir, g.fd = dir, fd
 	return g
 }
+
+// groups keeps one cgroup made in advance. What a command needs for its start and its end is done before and
+// after it, since in a clone each thing that is done for the first time takes long.
+type groups struct {
+	mu    sync.Mutex
+	spare string
+	busy  bool // tidy is to come
+}
+
+// take returns the spare one, or "", and sees to another.
+func (gs *groups) take(parent string) string {
+	if gs == nil {
+		return ""
+	}
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	dir := gs.spare
+	gs.spare = ""
+	if !gs.busy {
+		gs.busy = true
+		time.AfterFunc(tidyAfter, func() { gs.prepare(parent) })
+	}
+	return dir
+}
+
+// prepare takes away what commands have left, and makes the spare one.
+func (gs *groups) prepare(parent string) {
+	if gs == nil || parent == "" {
+		return
+	}
+	sweep(parent)
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	gs.busy = false
+	if gs.spare == "" {
+		gs.spare, _ = os.MkdirTemp(parent, cgroupPrefix) // without one, it is made when it is needed
+	}
+}
+
+// tidyAfter is after most commands.
+const tidyAfter = time.Second
 
 const cgroupPrefix = "exec-"
 
@@ -68,15 +112,15 @@ func sweep(parent string) {
 
 // enter makes the process that is about to start a member from its birth.
 func (g *group) enter(attr *syscall.SysProcAttr) {
-	if g.fd != nil {
-		attr.UseCgroupFD, attr.CgroupFD = true, int(g.fd.Fd())
+	if g.fd >= 0 {
+		attr.UseCgroupFD, attr.CgroupFD = true, g.fd
 	}
 }
 
 func (g *group) entered() {
-	if g.fd != nil {
-		_ = g.fd.Close()
-		g.fd = nil
+	if g.fd >= 0 {
+		_ = unix.Close(g.fd)
+		g.fd = -1
 	}
 }
 
@@ -90,7 +134,7 @@ func (g *group) leaderEnded() {
 	g.mu.Lock()
 	g.reaped = true
 	g.mu.Unlock()
-	g.remove()
+	time.AfterFunc(tidyAfter, g.remove)
 }
 
 // remove gives the cgroup back if nobody is in it.

@@ -33,6 +33,9 @@ type Options struct {
 	NetDevice string
 	Log       *slog.Logger
 	Now       func() time.Time
+	// Rest returns what makes the channel to the present host ready for another host: called once a guest that is to be frozen
+	// has answered for the last time. May be nil.
+	Rest func() func()
 }
 
 // Server answers the daemon's calls. Safe for concurrent use.
@@ -57,7 +60,7 @@ func New(o Options) *Server {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Server{o: o, place: place{Root: o.Root, Cgroup: o.Cgroup}, log: o.Log, mux: http.NewServeMux()}
+	s := &Server{o: o, place: place{Root: o.Root, Cgroup: o.Cgroup, groups: &groups{}}, log: o.Log, mux: http.NewServeMux()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"banger/api"
 )
 
@@ -142,8 +144,17 @@ func (u user) become(attr *syscall.SysProcAttr) error {
 		}
 		return nil
 	}
+	if u.uid == 0 && u.gid == 0 && len(u.groups) == 0 && noGroups() {
+		return nil // we are that
+	}
 	attr.Credential = &syscall.Credential{Uid: uint32(u.uid), Gid: uint32(u.gid), Groups: u.groups}
 	return nil
+}
+
+// noGroups reports that this process has no supplementary groups, as an agent has none.
+func noGroups() bool {
+	g, err := unix.Getgroups()
+	return err == nil && len(g) == 0
 }
 
 // owner parses the user parameter of the file routes: numeric ids of a user of the guest.

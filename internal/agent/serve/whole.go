@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"runtime"
 	"strconv"
@@ -61,13 +62,23 @@ func (s *Server) release(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) quiesce(w http.ResponseWriter, r *http.Request) error {
+	rest := func() {}
+	if s.o.Rest != nil {
+		rest = s.o.Rest()
+	}
 	if err := s.o.System.Quiesce(context.WithoutCancel(r.Context())); err != nil {
 		return err
 	}
 	s.warmUp()
-	runtime.GC() // so that no clone has to
+	rehearse()
+	s.place.groups.prepare(s.place.Cgroup)
+	runtime.GC()                    // so that no clone has to
+	time.AfterFunc(restAfter, rest) // the answer goes first
 	return s.healthy(w, s.o.System.Health())
 }
+
+// restAfter is when the last answer of a guest that is to be frozen has surely left it.
+const restAfter = 700 * time.Millisecond
 
 // warmUp runs a program by the very way that the host's commands go, so that the first of them in a clone
 // finds its pages in memory. It may be that the guest has no such program.
@@ -82,6 +93,20 @@ func (s *Server) warmUp() {
 		go pump(c.stderr, c.exited, discard)
 		<-pump(c.stdout, c.exited, discard)
 		c.await(warmUpTime, nil)
+	}
+}
+
+// rehearse writes and reads what a clone begins with: the first time, package json learns how.
+func rehearse() {
+	now := time.Now()
+	for _, v := range []any{
+		&agentapi.Personalise{Network: &agentapi.Network{}, WorkDisk: &agentapi.WorkDisk{}, Time: now, SSHHostKey: []byte{1}, AuthorizedKeys: []string{""}},
+		&agentapi.Health{Now: now}, &agentapi.Clock{},
+		&api.Control{Type: api.ControlStart, Exec: &api.ExecSpec{Argv: []string{""}}},
+	} {
+		if text, err := json.Marshal(v); err == nil {
+			_ = json.Unmarshal(text, v) // there is nothing that could fail
+		}
 	}
 }
 

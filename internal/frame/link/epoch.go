@@ -3,16 +3,19 @@ package link
 import (
 	"io"
 	"sync"
+
+	"github.com/hashicorp/yamux"
 )
 
 // guestConn is what the guest's yamux of one epoch reads and writes.
 type guestConn struct {
-	l     *listener
+	l     *Listener
 	epoch uint64
 	nonce []byte
 	inR   *io.PipeReader
 	inW   *io.PipeWriter
 	out   dataWriter
+	mux   *yamux.Session // made in advance, or nil
 	peers closings
 	gone  chan struct{}
 	once  sync.Once

@@ -10,8 +10,8 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-// listener is the guest's end: it serves one epoch after the other.
-type listener struct {
+// Listener is the guest's end, a net.Listener: it serves one epoch after the other.
+type Listener struct {
 	port    io.ReadWriter
 	streams chan net.Conn
 	closing chan struct{} // closed by Close
@@ -23,6 +23,8 @@ type listener struct {
 	wmu sync.Mutex
 	// current is the epoch that is served; nil before the first HELLO.
 	current atomic.Pointer[guestConn]
+	// spare is a session made in advance, for the next epoch; see Rest.
+	spare atomic.Pointer[guestConn]
 	// refused is the last epoch that was answered with BYE; for read only.
 	refused uint64
 }
@@ -31,8 +33,8 @@ type listener struct {
 // port's Read fails. Read must wait while there is no host (a virtio-serial port
 // answers end-of-file then: see OpenPort); Write may. Close closes the port if it is
 // an io.Closer.
-func Listen(port io.ReadWriter) net.Listener {
-	l := &listener{
+func Listen(port io.ReadWriter) *Listener {
+	l := &Listener{
 		port:    port,
 		streams: make(chan net.Conn),
 		closing: make(chan struct{}),
@@ -42,7 +44,7 @@ func Listen(port io.ReadWriter) net.Listener {
 	return l
 }
 
-func (l *listener) read() {
+func (l *Listener) read() {
 	// Tell a host that still speaks to the agent before us, or to the guest before its reboot.
 	// On a goroutine of its own since it waits until there is a host; the lock makes sure
 	// that an answer to a HELLO comes after it.
@@ -69,7 +71,7 @@ func (l *listener) read() {
 	}
 }
 
-func (l *listener) take(rec record) {
+func (l *Listener) take(rec record) {
 	cur := l.current.Load()
 	switch rec.kind {
 	case kindHello:
@@ -107,26 +109,63 @@ func (l *listener) take(rec record) {
 	}
 }
 
-func (l *listener) begin(epoch uint64, nonce []byte) *guestConn {
-	g := &guestConn{l: l, epoch: epoch, nonce: nonce, gone: make(chan struct{})}
-	g.inR, g.inW = io.Pipe()
+func (l *Listener) begin(epoch uint64, nonce []byte) *guestConn {
+	g := l.spare.Swap(nil)
+	if g == nil {
+		g = l.newConn()
+	}
+	g.epoch, g.nonce = epoch, nonce
 	g.out = dataWriter{epoch: epoch, put: g.put}
 	l.current.Store(g)
 	return g
 }
 
-func (l *listener) put(rec []byte) {
+func (l *Listener) newConn() *guestConn {
+	g := &guestConn{l: l, gone: make(chan struct{})}
+	g.inR, g.inW = io.Pipe()
+	return g
+}
+
+// Rest returns what ends the present epoch and makes the next one's session, in a guest that is about to be frozen: what is
+// done before that, no clone has to do. Called in another epoch, such as a clone's, it does nothing.
+func (l *Listener) Rest() func() {
+	cur := l.current.Load()
+	return func() {
+		if cur != nil && l.current.CompareAndSwap(cur, nil) {
+			cur.drop()
+			l.prepare()
+		}
+	}
+}
+
+// prepare makes a session in advance.
+func (l *Listener) prepare() {
+	g := l.newConn()
+	mux, err := yamux.Server(g, muxConfig()) // it reads, and says nothing before it has read something
+	if err != nil {
+		return
+	}
+	g.mux = mux
+	if old := l.spare.Swap(g); old != nil {
+		old.drop()
+	}
+}
+
+func (l *Listener) put(rec []byte) {
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
 	_, _ = l.port.Write(rec)
 }
 
 // serve passes the epoch's streams on to Accept until the epoch is over.
-func (l *listener) serve(g *guestConn) {
-	mux, err := yamux.Server(g, muxConfig())
-	if err != nil { // the configuration is constant
-		g.drop()
-		return
+func (l *Listener) serve(g *guestConn) {
+	mux := g.mux
+	if mux == nil {
+		var err error
+		if mux, err = yamux.Server(g, muxConfig()); err != nil { // the configuration is constant
+			g.drop()
+			return
+		}
 	}
 	defer mux.Close()
 	for {
@@ -147,7 +186,7 @@ func (l *listener) serve(g *guestConn) {
 }
 
 // Accept waits for the next stream of whichever epoch.
-func (l *listener) Accept() (net.Conn, error) {
+func (l *Listener) Accept() (net.Conn, error) {
 	select {
 	case <-l.closing:
 		return nil, net.ErrClosed
@@ -163,7 +202,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-func (l *listener) Close() error {
+func (l *Listener) Close() error {
 	l.once.Do(func() {
 		close(l.closing)
 		if cur := l.current.Load(); cur != nil {
@@ -176,7 +215,7 @@ func (l *listener) Close() error {
 	return nil
 }
 
-func (l *listener) Addr() net.Addr { return addr{} }
+func (l *Listener) Addr() net.Addr { return addr{} }
 
 type addr struct{}
 

@@ -114,3 +114,35 @@ func TestHelloOfBothLengths(t *testing.T) {
 		}
 	}
 }
+
+// TestRest: the next epoch finds its session made, and a rest that comes too late, in that epoch, leaves it alone.
+func TestRest(t *testing.T) {
+	host, guest := net.Pipe()
+	l := Listen(guest)
+	t.Cleanup(func() { _ = l.Close(); _ = host.Close() })
+	if l.Rest()(); l.spare.Load() != nil {
+		t.Error("nobody has called yet, and there is nothing to rest from")
+	}
+	first := l.begin(1, []byte("one"))
+	early, late := l.Rest(), l.Rest()
+	early()
+	select {
+	case <-first.gone:
+	default:
+		t.Error("the epoch goes on")
+	}
+	made := l.spare.Load()
+	if made == nil || made.mux == nil {
+		t.Fatal("no session was made")
+	}
+	second := l.begin(2, []byte("two"))
+	late()
+	if second != made || second.epoch != 2 || l.current.Load() != second || l.spare.Load() != nil {
+		t.Errorf("the epoch is %+v", second)
+	}
+	select {
+	case <-second.gone:
+		t.Error("a rest from an earlier epoch has ended this one")
+	default:
+	}
+}
