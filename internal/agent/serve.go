@@ -49,6 +49,7 @@ func runAgent(ctx context.Context, kind string, stdio Stdio) int {
 		s.announcer.start(ctx)
 	}
 	server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	handler.Attach(server)
 	if err := server.Serve(l); err != nil {
 		console("the channel to the host failed: %v", err)
 	}

@@ -44,6 +44,8 @@ type Server struct {
 	place place
 	log   *slog.Logger
 	mux   *http.ServeMux
+	// answered is what waits for answers to leave.
+	answered answered
 }
 
 // New makes a Server.

@@ -72,13 +72,10 @@ func (s *Server) quiesce(w http.ResponseWriter, r *http.Request) error {
 	s.warmUp()
 	rehearse()
 	s.place.groups.prepare(s.place.Cgroup)
-	runtime.GC()                    // so that no clone has to
-	time.AfterFunc(restAfter, rest) // the answer goes first
+	runtime.GC() // so that no clone has to
+	s.onceAnswered(r, rest)
 	return s.healthy(w, s.o.System.Health())
 }
-
-// restAfter is when the last answer of a guest that is to be frozen has surely left it.
-const restAfter = 700 * time.Millisecond
 
 // warmUp runs a program by the very way that the host's commands go, so that the first of them in a clone
 // finds its pages in memory. It may be that the guest has no such program.
