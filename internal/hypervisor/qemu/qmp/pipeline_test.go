@@ -122,8 +122,8 @@ func TestWords(t *testing.T) {
 	t.Parallel()
 	said := ""
 	// The name of a layer is a description; its file is a node of its own, see FileNode.
-	const nodes = `[{"node-name": "f-d0.1", "drv": "file", "file": "/x/root"}, {"node-name": "d0.1", "drv": "qcow2", "file": "json:{\"driver\""},
-		{"node-name": "f-d1", "drv": "file", "file": "/x/work"}, {"node-name": "d1", "drv": "qcow2", "file": "/x/work"}]`
+	const nodes = `[{"node-name": "f-d0.1", "drv": "file", "file": "/x/root"}, {"node-name": "d0.1", "drv": "qcow2", "file": "json:{\"driver\""}, ` +
+		`{"node-name": "f-d1", "drv": "file", "file": "/x/work"}, {"node-name": "d1", "drv": "qcow2", "file": "/x/work"}]`
 	conn, _ := server(t, func(command, id string) string {
 		b, _ := json.Marshal(said)
 		switch command {
