@@ -76,9 +76,9 @@ func (b *box) checkDisksOf(vm api.VM) {
 	}
 }
 
-// TestPowerCutInFork: wherever the power fails in a fork, the source's disks hold all that was synced, and the fork is gone or
+// TestLongPowerCutInFork: wherever the power fails in a fork, the source's disks hold all that was synced, and the fork is gone or
 // whole.
-func TestPowerCutInFork(t *testing.T) {
+func TestLongPowerCutInFork(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, smallDisk(1024))
 	b.must("template", "build")

@@ -113,8 +113,8 @@ func wantNone(t *testing.T, path string, secrets map[string]string) {
 	}
 }
 
-// TestDaemonDiesInSave: wherever the daemon dies while it saves an image, the VM runs on, and there is a whole image or none.
-func TestDaemonDiesInSave(t *testing.T) {
+// TestLongDaemonDiesInSave: wherever the daemon dies while it saves an image, the VM runs on, and there is a whole image or none.
+func TestLongDaemonDiesInSave(t *testing.T) {
 	t.Parallel()
 	b := newBox(t)
 	b.must("run", "-d", "--name", "src", "--", "sh", "-c", counter)

@@ -6,9 +6,9 @@ import (
 	"banger/api"
 )
 
-// TestPowerCutSnapshot: wherever the power fails in the making of a snapshot, the VM starts with all that was synced, and a snapshot
+// TestLongPowerCutSnapshot: wherever the power fails in the making of a snapshot, the VM starts with all that was synced, and a snapshot
 // that is there is whole. Wherever it fails in a restore, there is the VM as it was, as after any power cut, or the restored one.
-func TestPowerCutSnapshot(t *testing.T) {
+func TestLongPowerCutSnapshot(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, smallDisk(1536))
 	b.must("template", "build")

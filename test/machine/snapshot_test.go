@@ -265,9 +265,9 @@ func TestSnapshotElsewhere(t *testing.T) {
 	same(t, "VMs", len(strings.Fields(b.must("ps", "-aq"))), 1)
 }
 
-// TestDaemonDiesInSnapshot: wherever the daemon dies in the making of a snapshot the guest goes on, and there is a whole snapshot or
+// TestLongDaemonDiesInSnapshot: wherever the daemon dies in the making of a snapshot the guest goes on, and there is a whole snapshot or
 // none; wherever it dies in a restore there is the VM as it was, if only as after a power cut, or the restored one.
-func TestDaemonDiesInSnapshot(t *testing.T) {
+func TestLongDaemonDiesInSnapshot(t *testing.T) {
 	t.Parallel()
 	b := newBox(t)
 	b.must("run", "-d", "--name", "x", "--", "sh", "-c", counter)
