@@ -67,9 +67,9 @@ func (b *box) bindPrepared() {
 
 func (b *box) unmountDisk() {
 	b.t.Helper()
-	b.sh("umount", filepath.Join(b.state(), "images"), filepath.Join(b.state(), "kernels"))
-	// What was killed may not be quite gone.
-	eventually(b.t, "the disk is unmounted", 10*time.Second, func() bool { return exec.Command("umount", b.state()).Run() == nil })
+	for _, part := range []string{"images", "kernels", ""} { // what was killed may not be quite gone
+		eventually(b.t, "the disk is unmounted", 10*time.Second, func() bool { return exec.Command("umount", filepath.Join(b.state(), part)).Run() == nil })
+	}
 }
 
 // endAll ends every process of the box at once.
@@ -152,62 +152,83 @@ func (b *box) cutAt(point string, args ...string) {
 }
 
 // TestPowerCut: wherever the power fails in a suspend, the VM is suspended with its memory whole, or stopped with everything that
-// was synced. Wherever it fails in the start of a suspended VM, a memory that has been used is not used again.
+// was synced.
 func TestPowerCut(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, smallDisk(1024))
-	b.must("template", "build")
-	b.must("run", "-d", "--name", "x", "--", "sh", "-c", counter)
-	suspend := b.points("vm.suspend", "suspend", "x")
-	suspended := b.holdingsWith(b.show("x"))
-	start := b.points("vm.start", "start", "x")
-
-	cut := func(point string, suspendFirst, mayBeLost, mayBeKept bool) {
-		b.sub(point, func(t *testing.T, b *box) {
-			if b.banger("show", "x").code != 0 {
-				b.must("run", "-d", "--name", "x", "--", "sh", "-c", counter)
-			}
-			var c counts
-			c.goOn(b, "x")
-			b.guest("x", "echo synced >/root/file; sync -f /root/file; mv /root/file /root/moved; sync")
-			if suspendFirst {
-				b.must("suspend", "x")
-				b.cutAt(point, "start", "x")
-			} else {
-				b.cutAt(point, "suspend", "x")
-			}
-			vm := b.show("x")
-			switch {
-			case vm.State == api.StateSuspended && mayBeKept:
-				same(t, "holdings", strings.Join(b.holdingsWith(vm), "\n"), strings.Join(suspended, "\n"))
-				b.must("start", "x")
-				c.goOn(b, "x")
-			case vm.State == api.StateStopped && mayBeLost:
-				b.must("start", "x")
-			default:
-				t.Errorf("it is %s: %s", vm.State, vm.StopReason)
-				b.must("start", "x")
-			}
-			if vm.State != api.StateSuspended {
-				defer b.must("rm", "-f", "x")
-			}
-			same(t, "file", b.guest("x", "cat /root/moved; dmesg | grep -i 'ext4.*error' || true"), "synced")
-		})
-	}
+	c := newCuts(t)
 	whole := false // from the rename on
-	for _, point := range suspend {
+	for _, point := range c.suspend {
 		atRename := strings.HasSuffix(point, "/renamed")
 		whole = whole || atRename
-		cut(point, false, !whole || atRename, whole)
+		c.cut(point, false, !whole || atRename, whole)
 	}
+}
+
+// TestLongPowerCutInStart: wherever it fails in the start of a suspended VM, a memory that has been used is not used again.
+func TestLongPowerCutInStart(t *testing.T) {
+	t.Parallel()
+	c := newCuts(t)
 	used := false
-	for _, point := range start {
+	for _, point := range c.start {
 		atUse := strings.HasSuffix(point, "/used")
 		used = used || atUse
 		if used || strings.HasSuffix(point, "/devices") {
-			cut(point, true, used, !used || atUse)
+			c.cut(point, true, used, !used || atUse)
 		}
 	}
+}
+
+// cuts is a box in which the power fails again and again.
+type cuts struct {
+	*box
+	// suspend and start are the points of both, suspended what a suspended VM holds.
+	suspend, start, suspended []string
+}
+
+func newCuts(t *testing.T) *cuts {
+	t.Helper()
+	c := &cuts{box: newBox(t, smallDisk(1024))}
+	c.must("template", "build")
+	c.must("run", "-d", "--name", "x", "--", "sh", "-c", counter)
+	c.suspend = c.points("vm.suspend", "suspend", "x")
+	c.suspended = c.holdingsWith(c.show("x"))
+	c.start = c.points("vm.start", "start", "x")
+	return c
+}
+
+// cut lets the power fail at a point of a suspend, or of the start after one.
+func (c *cuts) cut(point string, suspendFirst, mayBeLost, mayBeKept bool) {
+	c.t.Helper()
+	c.sub(point, func(t *testing.T, b *box) {
+		if b.banger("show", "x").code != 0 {
+			b.must("run", "-d", "--name", "x", "--", "sh", "-c", counter)
+		}
+		var n counts
+		n.goOn(b, "x")
+		b.guest("x", "echo synced >/root/file; sync -f /root/file; mv /root/file /root/moved; sync")
+		if suspendFirst {
+			b.must("suspend", "x")
+			b.cutAt(point, "start", "x")
+		} else {
+			b.cutAt(point, "suspend", "x")
+		}
+		vm := b.show("x")
+		switch {
+		case vm.State == api.StateSuspended && mayBeKept:
+			same(t, "holdings", strings.Join(b.holdingsWith(vm), "\n"), strings.Join(c.suspended, "\n"))
+			b.must("start", "x")
+			n.goOn(b, "x")
+		case vm.State == api.StateStopped && mayBeLost:
+			b.must("start", "x")
+		default:
+			t.Errorf("it is %s: %s", vm.State, vm.StopReason)
+			b.must("start", "x")
+		}
+		if vm.State != api.StateSuspended {
+			defer b.must("rm", "-f", "x")
+		}
+		same(t, "file", b.guest("x", "cat /root/moved; dmesg | grep -i 'ext4.*error' || true"), "synced")
+	})
 }
 
 // TestReboot: a suspended VM goes on from its memory after the host was booted again; one that ran is stopped.
