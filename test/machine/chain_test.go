@@ -100,7 +100,7 @@ func TestShortChains(t *testing.T) {
 	t.Parallel()
 	b := newBox(t)
 	b.live("src")
-	b.guest("src", "echo kept >/root/kept; dd if=/dev/urandom of=/root/large bs=1M count=30 2>/dev/null; sha256sum /root/large >/root/sum")
+	b.guest("src", "echo kept >/root/kept; dd if=/dev/urandom of=/root/large bs=1M count=30 2>/dev/null; sha256sum /root/large >/root/sum; sync")
 	b.forks("src", 14)
 	b.checkLives("src", 0)
 	// Left alone, it is short soon, and nothing of what was copied together is left.

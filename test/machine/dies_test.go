@@ -99,8 +99,8 @@ func (b *box) holdings() []string {
 				return fs.SkipDir
 			case strings.HasPrefix(name, "s/banger.db-") || strings.HasSuffix(name, ".log") || strings.HasPrefix(name, "s/lost+found"):
 				return nil // come and go with the daemon, or are there for a look
-			case name == "s/ip_forward.json":
-				return nil // goes with the bridge
+			case name == "s/ip_forward.json" || name == "s/told-boot" || strings.HasPrefix(name, "s/ssh/known_hosts") || name == "r/bangerd.sock":
+				return nil // goes with the bridge, stays from the first start on, is there while a daemon is
 			}
 			all = append(all, name)
 			return nil
