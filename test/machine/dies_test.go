@@ -245,7 +245,11 @@ func TestDaemonDiesInClone(t *testing.T) {
 			b.dies(point, "start", name)
 			vm := b.settled(name)
 			if vm.State == api.StateStopped {
-				same(t, "holdings", strings.Join(b.holdingsWith(vm), "\n"), strings.Join(created, "\n"))
+				for _, h := range b.holdingsWith(vm) { // once made, its host key is its own for good
+					if own := h == "s/vms/ID" || h == "s/vms/ID/v" || h == "s/vms/ID/ssh_host_ed25519_key"; !own && !slices.Contains(created, h) {
+						t.Errorf("left over: %s", h)
+					}
+				}
 				b.must("start", name)
 				if steps := b.steps(name); !has(steps, "thaw") || has(steps, "guest") {
 					t.Errorf("it was booted, not thawed: %v", steps)
