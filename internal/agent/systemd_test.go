@@ -25,7 +25,11 @@ func systemdImage(t testing.TB) string {
 		var image api.Image
 		data, err := os.ReadFile(r)
 		if err == nil && json.Unmarshal(data, &image) == nil && image.Init == "systemd" && image.HasSSHD {
-			return filepath.Join(filepath.Dir(r), "root.ext4")
+			path, err := filepath.Abs(filepath.Join(filepath.Dir(r), "root.ext4")) // VMMs start in /
+			if err != nil {
+				t.Fatal(err)
+			}
+			return path
 		}
 	}
 	need(t, "BANGER_TEST_SYSTEMD_IMAGE names no disk image, and make test has prepared none")
