@@ -72,7 +72,11 @@ func (r *reader) run(ctx context.Context) error {
 	var grown *watch
 	if r.query.More != nil {
 		var err error
-		if grown, err = newWatch(r.file.Name()); err != nil {
+		watched := []string{r.file.Name()}
+		if r.byIndex() { // it is written after the log, and the last to tell of it
+			watched = append(watched, r.index)
+		}
+		if grown, err = newWatch(watched...); err != nil {
 			return err
 		}
 		defer grown.Close()
@@ -101,9 +105,14 @@ func (r *reader) run(ctx context.Context) error {
 	}
 }
 
+// byIndex tells whether the index must be read to know what to copy.
+func (r *reader) byIndex() bool {
+	return r.index != "" && (r.query.Timestamps || r.query.Stream != 0)
+}
+
 // copyNew writes all from r.at to the present end.
 func (r *reader) copyNew() error {
-	if r.index == "" || (!r.query.Timestamps && r.query.Stream == 0) {
+	if !r.byIndex() {
 		info, err := r.file.Stat()
 		if err != nil {
 			return err
