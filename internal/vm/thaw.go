@@ -70,7 +70,10 @@ func (b *boot) lieOn(ctx context.Context, root, work bool) (err error) {
 // clone thaws the template. One that does not thaw is discarded, and the VM is booted instead.
 func (b *boot) clone(ctx context.Context) error {
 	if b.base.ID == "" {
-		return errors.Join(b.boot(ctx), b.steps(ctx, step{"guest", b.guest}))
+		if err := b.boot(ctx); err != nil {
+			return err
+		}
+		return b.steps(ctx, step{"guest", b.guest})
 	}
 	f := b.Templates.Frozen(b.base)
 	f.Stage = b.op.Stage
