@@ -34,7 +34,7 @@ test: test-needs build ## run unit, scenario and machine tests (root; at most 20
 	@scripts/machine-state
 	@go test -race -exec true $$(scripts/go-packages unit) >/dev/null # builds them all, and runs none
 	BANGER_TEST_NO_SKIP=1 go test -p 1 -race -timeout 15m -skip '$(LONG)' $$(scripts/go-packages unit)
-	BANGER_TEST_NO_SKIP=1 go test -count=1 -timeout 20m -skip '$(LONG)' ./test/machine
+	BANGER_TEST_NO_SKIP=1 go test -count=1 -timeout 30m -skip '$(LONG)' ./test/machine
 
 .PHONY: test-unit
 test-unit: ## run what needs neither root nor a virtual machine
