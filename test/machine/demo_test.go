@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// TestDemo is the README's first command: everything is set up and the last line is the guest's name.
+// TestDemo is the README's first command: everything is set up and the last line is the guest's name. It builds the programs that all
+// other tests run, so it goes before those that run side by side.
 func TestDemo(t *testing.T) {
-	t.Parallel()
 	b := newBox(t, setting("image", "debian"), setting("memory", "512M"))
 	for _, key := range []string{"GOCACHE", "GOMODCACHE", "GOPATH"} {
 		out, err := exec.Command("go", "env", key).Output()
