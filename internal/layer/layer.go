@@ -140,17 +140,3 @@ func (s *Service) Sweep(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
-
-// Depth is how many layers a disk on layer id lies on, id's own counted; 0 for none.
-func (s *Service) Depth(ctx context.Context, id string) (int, error) {
-	all, err := s.Store.Layers(ctx)
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	for id != "" && n <= len(all) {
-		n++
-		id = all[id].Parent
-	}
-	return n, nil
-}

@@ -8,11 +8,6 @@ import (
 	"banger/api"
 )
 
-// PooledVMs reads the clones that are nobody's, oldest first.
-func (s *Store) PooledVMs(ctx context.Context) ([]api.VM, error) {
-	return s.vms(ctx, `SELECT record FROM vms WHERE state='pooled' ORDER BY record ->> 'created_at', id`)
-}
-
 // IsFree reports whether no VM has a name, nor a client id that is not empty.
 func (s *Store) IsFree(ctx context.Context, name, clientID string) (bool, error) {
 	var n int

@@ -43,11 +43,6 @@ func setting(key, value string) option {
 	return func(b *box) { b.env = append(b.env, "BANGER_"+strings.ToUpper(key)+"="+value) }
 }
 
-// path sets where programs are looked up: what is not in it is "not installed".
-func path(dirs string) option {
-	return func(b *box) { b.env = append(b.env, "PATH="+dirs) }
-}
-
 // newBox makes a box for root with the images prepared by scripts/machine-state. The default
 // image is minimal, VMs are small.
 func newBox(t *testing.T, options ...option) *box {
