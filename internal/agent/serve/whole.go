@@ -66,12 +66,13 @@ func (s *Server) quiesce(w http.ResponseWriter, r *http.Request) error {
 	if s.o.Rest != nil {
 		rest = s.o.Rest()
 	}
-	if err := s.o.System.Quiesce(context.WithoutCancel(r.Context())); err != nil {
-		return err
-	}
 	s.warmUp()
 	rehearse()
 	s.place.groups.prepare(s.place.Cgroup)
+	// The last of all: it is also the time in which the kernel cleans up after the commands.
+	if err := s.o.System.Quiesce(context.WithoutCancel(r.Context())); err != nil {
+		return err
+	}
 	runtime.GC() // so that no clone has to
 	s.onceAnswered(r, rest)
 	return s.healthy(w, s.o.System.Health())
@@ -90,6 +91,7 @@ func (s *Server) warmUp() {
 		go pump(c.stderr, c.exited, discard)
 		<-pump(c.stdout, c.exited, discard)
 		c.await(warmUpTime, nil)
+		c.group.tidyUp()
 	}
 }
 
