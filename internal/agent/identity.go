@@ -90,7 +90,7 @@ func setHostname(name string, put put) (changed bool, err error) {
 	return changed || wrote, nil
 }
 
-// hostsFile gives 127.0.1.1 to the name, as Debian does (hosts(5)), leaves other
+// hostsFile gives 127.0.1.1 to the name, if there is one, as Debian does (hosts(5)), leaves other
 // lines alone, and adds localhost where it is missing.
 func hostsFile(old, name string) string {
 	var b strings.Builder
@@ -109,7 +109,10 @@ func hostsFile(old, name string) string {
 	if !localhost {
 		head = "127.0.0.1\tlocalhost\n"
 	}
-	return head + b.String() + "127.0.1.1\t" + name + "\n"
+	if name != "" {
+		b.WriteString("127.0.1.1\t" + name + "\n")
+	}
+	return head + b.String()
 }
 
 // setMachineID writes machine-id(5), for D-Bus too where it has a file of its own. A passing id ends.
