@@ -200,10 +200,10 @@ func ipv6Off(name string) error {
 func resolvConf(n agentapi.Network) string {
 	var b strings.Builder
 	for _, r := range n.Resolvers {
-		fmt.Fprintf(&b, "nameserver %s\n", r)
+		b.WriteString("nameserver " + r + "\n")
 	}
 	if len(n.SearchList) > 0 {
-		fmt.Fprintf(&b, "search %s\n", strings.Join(n.SearchList, " "))
+		b.WriteString("search " + strings.Join(n.SearchList, " ") + "\n")
 	}
 	return b.String()
 }

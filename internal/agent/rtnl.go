@@ -18,7 +18,8 @@ import (
 type rtMessage struct {
 	kind, flags uint16
 	body        []byte
-	what        string // for the error
+	what        string // for the error, with:
+	about       fmt.Stringer
 }
 
 // change sends requests, which the kernel works off in order, and returns the first error.
@@ -34,7 +35,7 @@ func (d *netDevice) change(msgs ...rtMessage) error {
 		}
 		answered++
 		if errno := int32(binary.NativeEndian.Uint32(body)); errno != 0 && failed == nil && seq < len(msgs) {
-			failed = fmt.Errorf("cannot %s: %w", msgs[seq].what, unix.Errno(-errno))
+			failed = fmt.Errorf("cannot %s %v: %w", msgs[seq].what, msgs[seq].about, unix.Errno(-errno))
 		}
 		return answered < len(msgs)
 	})
@@ -148,13 +149,13 @@ func addAddress(index int, ip *net.IPNet) rtMessage {
 		}
 		body = attribute(body, unix.IFA_BROADCAST, all)
 	}
-	return rtMessage{unix.RTM_NEWADDR, unix.NLM_F_CREATE | unix.NLM_F_REPLACE, body, "set address " + ip.String()}
+	return rtMessage{unix.RTM_NEWADDR, unix.NLM_F_CREATE | unix.NLM_F_REPLACE, body, "set address", ip}
 }
 
 func removeAddress(index int, ip *net.IPNet) rtMessage {
 	ones, _ := ip.Mask.Size()
 	body := binary.NativeEndian.AppendUint32([]byte{unix.AF_INET, byte(ones), 0, 0}, uint32(index))
-	return rtMessage{unix.RTM_DELADDR, 0, attribute(body, unix.IFA_LOCAL, ip.IP.To4()), "remove address " + ip.String()}
+	return rtMessage{unix.RTM_DELADDR, 0, attribute(body, unix.IFA_LOCAL, ip.IP.To4()), "remove address", ip}
 }
 
 // addDefaultRoute replaces the default route; the gateway counts as on the link.
@@ -164,7 +165,7 @@ func addDefaultRoute(index int, gateway net.IP) rtMessage {
 	body = binary.NativeEndian.AppendUint32(body, unix.RTNH_F_ONLINK)
 	body = attribute(body, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, uint32(index)))
 	body = attribute(body, unix.RTA_GATEWAY, gateway.To4())
-	return rtMessage{unix.RTM_NEWROUTE, unix.NLM_F_CREATE | unix.NLM_F_REPLACE, body, "set the default route via " + gateway.String()}
+	return rtMessage{unix.RTM_NEWROUTE, unix.NLM_F_CREATE | unix.NLM_F_REPLACE, body, "set the default route via", gateway}
 }
 
 // ifreq is struct ifreq (netdevice(7)).
@@ -238,7 +239,7 @@ func (d *netDevice) mtu() (int, error)   { return d.number(unix.SIOCGIFMTU, "rea
 func (d *netDevice) setMTU(n int) error {
 	var r ifreq
 	binary.NativeEndian.PutUint32(r.data[:], uint32(n))
-	return d.ioctl(unix.SIOCSIFMTU, &r, fmt.Sprintf("set an MTU of %d on", n))
+	return d.ioctl(unix.SIOCSIFMTU, &r, "set the MTU of")
 }
 
 func (d *netDevice) flags() (uint32, error) {

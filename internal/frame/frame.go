@@ -32,6 +32,14 @@ const (
 	Control Channel = 4 // JSON of api.Control, both ways
 )
 
+// The channels of package brief, between daemon and agent only.
+const (
+	Start    Channel = 5 // daemon, first: a command; the rest is as after "start"
+	Exit     Channel = 6 // agent, last
+	Identity Channel = 7 // daemon, first
+	State    Channel = 8 // agent, in answer to Identity
+)
+
 // MaxPayload is the most that one frame may carry, in bytes; more is an error.
 const MaxPayload = 64 << 10
 
@@ -80,7 +88,7 @@ func (r *Reader) Read() (Frame, error) {
 		return Frame{}, err
 	}
 	ch, n := Channel(h[0]), binary.BigEndian.Uint32(h[1:])
-	if ch < Stdin || ch > Control {
+	if ch < Stdin || ch > State {
 		return Frame{}, api.Errorf(api.CodeInvalid, "a frame has the unknown channel %d", ch)
 	}
 	if n > MaxPayload {

@@ -159,10 +159,11 @@ func (a *agent) connect(t *testing.T) {
 		t.Fatal(err)
 	}
 	host, port := os.NewFile(uintptr(fds[0]), "host"), os.NewFile(uintptr(fds[1]), "port")
-	srv := &http.Server{Handler: serve.New(a.o)}
+	handler := serve.New(a.o)
+	srv := &http.Server{Handler: handler}
 	l := link.Listen(port)
 	served := make(chan struct{})
-	go func() { defer close(served); _ = srv.Serve(l) }()
+	go func() { defer close(served); _ = handler.Serve(l, srv) }()
 	a.host = host
 	a.greet(t, 1, link.Dial)
 	t.Cleanup(func() {

@@ -62,7 +62,7 @@ func (c *Client) proxy(ctx context.Context, client io.ReadWriter, in *frame.Read
 			return api.Control{}, err
 		}
 	}
-	conn, err := c.Exec(ctx)
+	conn, err := c.start(ctx, *start.Exec)
 	if err != nil {
 		return api.Control{}, err
 	}
@@ -70,11 +70,7 @@ func (c *Client) proxy(ctx context.Context, client io.ReadWriter, in *frame.Read
 	defer link.end()
 	stop := context.AfterFunc(ctx, link.end)
 	defer stop()
-	toGuest := frame.NewWriter(conn)
-	if err := toGuest.Control(start); err != nil {
-		return api.Control{}, broken(ctx, err)
-	}
-	go link.fromClient(in, toGuest)
+	go link.fromClient(in, frame.NewWriter(conn))
 	go link.watch(client)
 
 	exit, err := receive(frame.NewReader(conn), func(ch frame.Channel, p []byte) error {

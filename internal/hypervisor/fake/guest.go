@@ -99,15 +99,16 @@ func (g *guest) listen(program, sessions string) error {
 	if err != nil {
 		return err
 	}
+	handler := serve.New(serve.Options{
+		System: g, Root: guestRoot, SessionDir: sessions, HoldArgv: []string{program, roleHold},
+		NetDevice: "lo", Log: slog.New(slog.DiscardHandler),
+	})
 	server := &http.Server{
-		Handler: serve.New(serve.Options{
-			System: g, Root: guestRoot, SessionDir: sessions, HoldArgv: []string{program, roleHold},
-			NetDevice: "lo", Log: slog.New(slog.DiscardHandler),
-		}),
+		Handler:           handler,
 		ConnState:         func(_ net.Conn, s http.ConnState) { g.answered(s) },
 		ReadHeaderTimeout: time.Minute,
 	}
-	go func() { _ = server.Serve(link.Listen(conn)) }()
+	go func() { _ = handler.Serve(link.Listen(conn), server) }()
 	return nil
 }
 
