@@ -57,8 +57,9 @@ var rules = []rule{
 	{"internal/image/...", below, "images are made on the host and recorded"},
 	{"internal/doctor", below, "doctor asks each part about itself and changes nothing"},
 	{"internal/vm/...", append([]string{"internal/image"}, below...), "the order of things is decided here, from the parts"},
-	{"internal/server/...", append([]string{"internal/vm", "internal/image", "internal/doctor"}, below...), "HTTP in front of the nouns; no behaviour of its own"},
-	{"internal/daemon", append([]string{"internal/server", "internal/vm", "internal/image/...", "internal/doctor", "internal/host/local"}, below...),
+	{"internal/session", []string{"internal/guest", "internal/store", "api", "api/agentapi"}, "sessions are talk with a guest and records; how a VM is reached is told by functions"},
+	{"internal/server/...", append([]string{"internal/vm", "internal/session", "internal/image", "internal/doctor"}, below...), "HTTP in front of the nouns; no behaviour of its own"},
+	{"internal/daemon", append([]string{"internal/server", "internal/vm", "internal/session", "internal/image/...", "internal/doctor", "internal/host/local"}, below...),
 		"the wiring builds each part once, so it alone knows them all"},
 
 	{"internal/cli/...", []string{"client", "api"}, "the command line decides nothing about VMs: what it can do, any client can"},
