@@ -88,6 +88,9 @@ func vmFields(a *app, vm api.VM) *fields {
 	}
 	f.add("at next start", strings.Join(vm.Pending, ", "))
 	f.add("snapshots", strings.Join(vm.Snapshots, ", "))
+	for _, w := range vm.Workspaces {
+		f.add("workspace", printable(fmt.Sprintf("%s  from %s  %s %s", w.GuestPath, w.HostPath, w.Branch, short(w.Head))))
+	}
 	f.add("main command", mainWords(vm.Main))
 	if vm.LastError != nil {
 		f.add("last error", vm.LastError.Message)

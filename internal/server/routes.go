@@ -48,6 +48,7 @@ func (s *Server) routes() []route {
 		{"GET /v1/vms/{ref}/snapshots/{name}", owner, "one snapshot", nil, answer(200, s.getSnapshot)},
 		{"POST /v1/vms/{ref}/snapshots/{name}/restore", owner, "put a VM back to a snapshot, and let it go on from there", nil, beginWith(s.restoreSnapshot)},
 		{"DELETE /v1/vms/{ref}/snapshots/{name}", owner, "remove a snapshot", nil, answer(200, s.deleteSnapshot)},
+		{"PUT /v1/vms/{ref}/workspaces", owner, "record a repository that was brought into the guest", nil, accept(200, smallBody, s.recordWorkspace)},
 		{"POST /v1/vms/{ref}/signal", owner, "send a signal to the main command", nil, accept(http.StatusNoContent, smallBody, s.signalVM)},
 		{"POST /v1/vms/{ref}/exec", owner, "run a command: live over an upgraded connection, or wait for its end", nil, s.execAction()},
 		{"POST /v1/vms/{ref}/main", owner, "start the main command, which runs on without its caller", nil, accept(http.StatusCreated, execBody, s.startMain)},

@@ -264,3 +264,23 @@ func (s *snapshot) writeSubmodules(ctx context.Context, w *shipper, p *Prepared)
 	p.Notes = append(p.Notes, fmt.Sprintf("%d submodules are brought as files: what is changed in them stays out of an export", subs))
 	return nil
 }
+
+// Check refuses, before anything is started for it, what Prepare would refuse for reasons that lie on this side.
+func (r *Repo) Check(ctx context.Context, o Options) error {
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	s := &snapshot{repo: r}
+	if err := s.chooseHead(ctx, o); err != nil || o.Mode == FullCopy {
+		return err
+	}
+	out, err := r.git(ctx, "ls-files", "-s", "-t", "-z")
+	if err != nil {
+		return err
+	}
+	list, err := parseIndex(out)
+	if err != nil {
+		return err
+	}
+	return noSubmodules(list)
+}
