@@ -197,7 +197,7 @@ func TestDryRun(t *testing.T) {
 		t.Error(list)
 	}
 	s.prepare(Options{})
-	s.put("a.txt", "changed\n")
+	s.put("a.txt", "changed here\n")
 	before := listing(t, s.guestDir())
 	if p, err = s.try(Options{DryRun: true}); err != nil || p.Fresh || p.Changed != 1 || listing(t, s.guestDir()) != before {
 		t.Error(p, err)
@@ -213,7 +213,7 @@ func TestReadOnlyAndModes(t *testing.T) {
 			t.Errorf("%s has mode %s", name, st.Mode())
 		}
 	}
-	s.put("a.txt", "changed\n")
+	s.put("a.txt", "changed here\n")
 	s.put("dir/new", "new\n")
 	s.commit("more")
 	s.prepare(Options{ReadOnly: true})

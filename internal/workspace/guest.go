@@ -35,6 +35,8 @@ var (
 	scriptProbe string
 	//go:embed scripts/place.sh
 	scriptPlace string
+	//go:embed scripts/changed.sh
+	scriptChanged string
 	//go:embed scripts/update.sh
 	scriptUpdate string
 	//go:embed scripts/export.sh

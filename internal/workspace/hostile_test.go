@@ -43,7 +43,7 @@ func TestHostileConfig(t *testing.T) {
 	f.WriteString("[filter \"odd = name\"]\n\tclean = " + program + "\n")
 	f.Close()
 	s.put(".gitattributes", "*.txt filter=evil diff=evil merge=evil\n*.bin filter=proc\nodd \"filter=odd = name\"\n")
-	s.put("a.txt", "changed\n")
+	s.put("a.txt", "changed here\n")
 	s.put("x.bin", "changed")
 	s.put("untracked.txt", "untracked\n")
 	os.Remove(ran)

@@ -187,6 +187,9 @@ func (s *snapshot) update(ctx context.Context, g Guest, o Options, p *Prepared, 
 	if err != nil {
 		return err
 	}
+	if err := s.sendConverted(ctx, g, o, was); err != nil {
+		return err
+	}
 	readOnly := "no"
 	if o.ReadOnly || was.was["readonly"] == "yes" {
 		readOnly = "yes"

@@ -44,6 +44,20 @@ fi
 
 [ "$readonly" = no ] || chmod -R u+w . || exit 1
 ours read-tree -m -u "$all" "$tree" || exit 1
+if [ -d "$d/banger/incoming/files" ]; then
+	# Files that git here would write otherwise than they are where they come from. They count as unchanged: a filter that is not
+	# here is stood in for by one that says what git keeps.
+	cp -a "$d/banger/incoming/files/." . || exit 1
+	n=$GIT_CONFIG_COUNT
+	while read -r name; do
+		export "GIT_CONFIG_KEY_$n=filter.$name.clean" "GIT_CONFIG_VALUE_$n=git cat-file blob :%f"
+		n=$((n + 1))
+	done <"$d/banger/incoming/drivers"
+	was_count=$GIT_CONFIG_COUNT GIT_CONFIG_COUNT=$n
+	ours update-index -z --index-info <"$d/banger/incoming/entries" || exit 1 # forgets their sizes
+	ours update-index -q --refresh >/dev/null || : # some are changed for other reasons
+	GIT_CONFIG_COUNT=$was_count
+fi
 [ "$tree" = "$staged" ] || ours read-tree -m "$staged" || exit 1
 if [ "$shallow" = replace ]; then
 	sort -u "$d/banger/incoming/shallow" >"$t/shallow"
