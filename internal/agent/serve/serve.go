@@ -46,6 +46,8 @@ type Server struct {
 	mux   *http.ServeMux
 	// starting is held while a session gets its name.
 	starting sync.Mutex
+	// settling is held while it is written down that nobody holds a session any more.
+	settling sync.Mutex
 }
 
 // New makes a Server.

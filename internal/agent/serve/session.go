@@ -219,6 +219,11 @@ func (s *Server) readSession(id string) (agentapi.Session, error) {
 	if held || st.EndedAt != nil {
 		return st, nil
 	}
+	s.settling.Lock()
+	defer s.settling.Unlock()
+	if st, err = t.read(); err != nil || st.EndedAt != nil { // somebody else has written it down
+		return st, err
+	}
 	lost := traceResult{EndedAt: s.o.Now().UTC(), Error: api.Errorf(api.CodeInternal, "the guest was restarted")}
 	if _, err := os.Lstat(filepath.Join(s.o.SessionRun, id)); err == nil {
 		lost.Error = api.Errorf(api.CodeInternal, "its holder in the guest was killed")
