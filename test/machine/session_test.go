@@ -295,6 +295,7 @@ func TestSessionTerminal(t *testing.T) {
 	b.must("vm", "session", "start", "-t", "x", "--name", "term", "--", "sh", "-c",
 		`i=0; while [ $i -lt 40 ]; do echo "line $i"; i=$((i+1)); done; exec sh`)
 	socket := filepath.Join(b.dir, "tmux")
+	screen := ""
 	tmux := func(args ...string) string {
 		t.Helper()
 		r := b.run(nil, "tmux", append([]string{"-f", "/dev/null", "-S", socket}, args...)...)
@@ -303,11 +304,19 @@ func TestSessionTerminal(t *testing.T) {
 		}
 		return r.stdout
 	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("last on the screen:\n%s", screen)
+		}
+	}()
 	tmux("new-session", "-d", "-x", "90", "-y", "24", "sh")
 	defer tmux("kill-server")
 	shows := func(text string) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("the screen shows %q", text), time.Minute, func() bool { return strings.Contains(tmux("capture-pane", "-p"), text) })
+		eventually(t, fmt.Sprintf("the screen shows %q", text), time.Minute, func() bool {
+			screen = tmux("capture-pane", "-p")
+			return strings.Contains(screen, text)
+		})
 	}
 	keys := func(keys ...string) { t.Helper(); tmux(append([]string{"send-keys"}, keys...)...) }
 
@@ -318,15 +327,19 @@ func TestSessionTerminal(t *testing.T) {
 	tmux("resize-window", "-x", "70", "-y", "20")
 	keys("stty size", "Enter")
 	shows("20 70")
+	keys("clear; echo first $((0+1))", "Enter")
+	shows("first 1")
 	keys("C-p", "C-q")
 	shows("detached from term")
 	shows("code 0")
-	keys("clear; echo outside; banger vm session attach x term; echo code $?", "Enter")
-	shows("20 70")
-	shows("inner> ")
+	keys("clear; banger vm session attach x term; echo code $?", "Enter")
+	shows("first 1")
+	keys("clear; echo in $((8+1)) again", "Enter")
+	shows("in 9 again")
 	// Ctrl-C is the command's.
-	keys("sleep 1000", "Enter")
-	keys("C-c", "")
+	keys("echo sleeping $((7+1)); sleep 1000", "Enter")
+	shows("sleeping 8")
+	keys("C-c")
 	keys("echo still $((1+1)) here", "Enter")
 	shows("still 2 here")
 	b.killDaemon()
