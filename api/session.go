@@ -2,7 +2,6 @@ package api
 
 import (
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -137,7 +136,7 @@ const maxRequire = 64
 
 // Validate checks what can be checked without the guest.
 func (c SessionCreate) Validate() error {
-	if c.Name != "" && !dnsLabel.MatchString(c.Name) {
+	if c.Name != "" && !isDNSLabel(c.Name) {
 		return Errorf(CodeInvalid, "%q is no name for a session: use 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit", c.Name)
 	}
 	if c.Name == MainSession {
@@ -163,13 +162,12 @@ func (c SessionCreate) Exec() ExecSpec {
 	return ExecSpec{Argv: c.Argv, Env: c.Env, Cwd: c.Cwd, User: c.User, TTY: c.TTY, Rows: c.Rows, Cols: c.Cols, Stdin: stdin}
 }
 
-var notOfLabels = regexp.MustCompile(`[^a-z0-9]+`)
-
 // SessionName is the name of a session that was given none: its command's, with a number behind it where that is taken.
 func SessionName(argv []string, taken func(string) bool) string {
 	base := "session"
 	if len(argv) > 0 {
-		word := notOfLabels.ReplaceAllString(strings.ToLower(path.Base(argv[0])), "-")
+		words := strings.FieldsFunc(strings.ToLower(path.Base(argv[0])), func(r rune) bool { return !strings.ContainsRune(smallLetters, r) })
+		word := strings.Join(words, "-")
 		if word = strings.Trim(word[:min(len(word), 50)], "-"); word != "" {
 			base = word
 		}

@@ -192,7 +192,7 @@ func TestSessionsMany(t *testing.T) {
 	for i := range n {
 		b.must("vm", "session", "start", "x", "--name", fmt.Sprintf("s%d", i), "--stdin", "pipe", "--", "cat")
 	}
-	t.Logf("free: %s", b.guest("x", "grep -E 'MemAvailable|MemTotal' /proc/meminfo | tr '\n' ' '"))
+	t.Logf("%s", b.guest("x", "grep -E 'MemAvailable|MemTotal|AnonPages|Slab|KernelStack|PageTables' /proc/meminfo | tr -s '\n ' ' '"))
 	var list []api.Session
 	decode(t, b.must("vm", "session", "list", "--json", "x"), &list)
 	running := 0

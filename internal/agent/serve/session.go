@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 
@@ -21,10 +20,15 @@ import (
 	"banger/api/agentapi"
 )
 
-var sessionID = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+// isSessionID tells 1 to 63 of a-z, 0-9 and -, not beginning with that. It is no expression because every holder would carry
+// that: see package api.
+func isSessionID(s string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+	return s != "" && len(s) <= 63 && s[0] != '-' && strings.Trim(s, letters+"-") == ""
+}
 
 func (s *Server) trace(id string) (trace, error) {
-	if !sessionID.MatchString(id) {
+	if !isSessionID(id) {
 		return "", api.Errorf(api.CodeInvalid, "a session's id has 1 to 63 of a-z, 0-9 and -, not %q", id)
 	}
 	return trace(filepath.Join(s.o.SessionDir, id)), nil
@@ -243,7 +247,7 @@ func (s *Server) listSessions() ([]agentapi.Session, error) {
 	}
 	out := []agentapi.Session{}
 	for _, e := range entries {
-		if !sessionID.MatchString(e.Name()) {
+		if !isSessionID(e.Name()) {
 			continue
 		}
 		st, err := s.readSession(e.Name())
