@@ -217,6 +217,9 @@ func (s *snapshot) update(ctx context.Context, g Guest, o Options, p *Prepared, 
 		}
 		return differs(was.path, list, "--force, which keeps what is there under refs/banger/before-TIME")
 	}
+	if o.Mode == FullCopy && noSubmodules(s.files) != nil {
+		p.Notes = append(p.Notes, "the files of submodules stay as they were brought first")
+	}
 	for _, l := range strings.Split(said.String(), "\n") {
 		if l == "kept" {
 			p.Kept = "refs/banger/before-" + keep
