@@ -142,7 +142,7 @@ func TestHostileIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	list[0].path = "../key"
-	text, err := writeIndex(list, nil)
+	text, err := writeIndex(list, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -101,6 +101,10 @@ func (s *snapshot) place(ctx context.Context, g Guest, o Options, p *Prepared, w
 	if err != nil {
 		return err
 	}
+	trees, err := s.trees(ctx)
+	if err != nil {
+		return err
+	}
 	dir, base := path.Split(was.path)
 	beside := "." + base + ".banger-" + filepath.Base(s.dir)[len("banger-workspace-"):]
 	err = stream(func(out io.Writer) error {
@@ -123,7 +127,7 @@ func (s *snapshot) place(ctx context.Context, g Guest, o Options, p *Prepared, w
 				return err
 			}
 		}
-		index, err := writeIndex(s.index, stats)
+		index, err := writeIndex(s.index, stats, trees)
 		if err != nil {
 			return err
 		}

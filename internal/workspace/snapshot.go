@@ -286,3 +286,12 @@ func copyFile(from, to string) error {
 	_, err = io.Copy(dst, src)
 	return errors.Join(err, dst.Close())
 }
+
+// trees is what the index of the guest remembers of the staged tree.
+func (s *snapshot) trees(ctx context.Context) ([]byte, error) {
+	out, err := s.repo.call(s.env("none.index"), "ls-tree", "-r", "-t", "-z", s.staged).run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return indexTrees(s.staged, fields(out))
+}
