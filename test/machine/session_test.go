@@ -350,3 +350,44 @@ func TestSessionTerminal(t *testing.T) {
 	keys("stty -a | grep -o '.echo\\b'; stty sane; echo its own $((3+3))", "Enter")
 	shows("its own 6")
 }
+
+// TestSessionsOfFork: a fork takes the sessions along, each then goes its own way, and the records know both.
+func TestSessionsOfFork(t *testing.T) {
+	t.Parallel()
+	b := newBox(t)
+	b.must("run", "-d", "--name", "x", "--net", "none")
+	b.must("vm", "session", "start", "x", "--name", "work", "--stdin", "pipe", "--", "sh", "-c", `while read l; do echo "got $l"; test "$l" = end && exit 7; done`)
+	b.must("vm", "session", "send", "x", "work", "both")
+	_, seen := b.attaches("x", "work")
+	for begin := time.Now(); !seen(100*time.Millisecond, "got hello\n"); {
+		b.must("vm", "session", "send", "x", "work", "hello")
+		if time.Since(begin) > time.Minute {
+			t.Fatal("who is attached sees nothing")
+		}
+	}
+	b.must("fork", "x", "--name", "y")
+	fork := b.session("y", "work")
+	same(t, "state in the fork", fork.State, api.SessionRunning)
+	same(t, "id in the fork", fork.ID, b.session("x", "work").ID)
+	b.must("vm", "session", "send", "y", "work", "end")
+	same(t, "exit code in the fork", b.banger("vm", "session", "wait", "--timeout", "60s", "y", "work").code, 7)
+	same(t, "the source's", b.session("x", "work").State, api.SessionRunning)
+	if logs := b.must("vm", "session", "logs", "y", "work"); !strings.HasPrefix(logs, "got both\n") || !strings.HasSuffix(logs, "got end") {
+		t.Errorf("the fork's log is %q", logs)
+	}
+	b.must("vm", "session", "send", "x", "work", "mine")
+	if !seen(time.Minute, "got mine\n") {
+		t.Error("who is attached to the source's has lost it")
+	}
+	// One that was never looked at, and is stopped: its records are those of its source.
+	b.must("fork", "x", "--name", "z")
+	eventually(t, "the fork's records are there", time.Minute, func() bool { return b.banger("vm", "session", "show", "z", "work").code == 0 })
+	b.must("kill", "z")
+	same(t, "in the stopped fork", b.session("z", "work").Error, "its VM was stopped")
+	b.must("suspend", "x")
+	same(t, "in the suspended source", b.session("x", "work").State, api.SessionRunning)
+	b.must("start", "x")
+	b.must("vm", "session", "send", "x", "work", "awake")
+	b.must("vm", "session", "send", "x", "work", "end")
+	same(t, "exit code", b.banger("vm", "session", "wait", "--timeout", "60s", "x", "work").code, 7)
+}
