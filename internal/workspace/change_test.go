@@ -299,3 +299,50 @@ func TestShallowThenFull(t *testing.T) {
 		t.Errorf("%s commits", got)
 	}
 }
+
+func TestSHA256(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	os.RemoveAll(s.repo + "/.git")
+	s.git("init", "-q", "--object-format=sha256")
+	for range 12 {
+		s.put("a.txt", strings.Repeat("line\n", len(s.git("status", "--short"))+3))
+		s.put("dir/b", "bee\n")
+		s.git("add", ".")
+		s.git("commit", "-q", "--allow-empty", "-m", "x")
+	}
+	s.put("dir/b", "changed here\n")
+	s.prepare(Options{})
+	s.same(listing(t, s.repo), "")
+	s.put(".gitattributes", "*.txt eol=crlf\n")
+	s.put("c.txt", "crlf\r\n")
+	s.git("add", ".")
+	s.git("commit", "-q", "-m", "more")
+	s.prepare(Options{})
+	s.same(listing(t, s.repo), "")
+	s.applies()
+}
+
+// TestCutOff: a prepare that ended after the files were changed goes on, since nothing was done there but by it.
+func TestCutOff(t *testing.T) {
+	t.Parallel()
+	s := base(t)
+	s.prepare(Options{})
+	s.put("a.txt", "further here\n")
+	s.put("new", "new\n")
+	s.commit("further")
+	s.guestWrite("a.txt", "further here\n")
+	s.guestWrite("new", "new\n")
+	if p := s.prepare(Options{}); p.Kept != "" {
+		t.Error(p)
+	}
+	s.same(listing(t, s.repo), "")
+	// One that was killed with git's lock in hand says how to go on.
+	if err := os.WriteFile(s.guestDir()+"/.git/index.lock", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.put("a.txt", "even further\n")
+	refused(t, s, Options{}, api.CodeBusy, "git is at work")
+	os.Remove(s.guestDir() + "/.git/index.lock")
+	s.prepare(Options{})
+}
