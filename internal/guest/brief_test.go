@@ -1,4 +1,4 @@
-package guest
+package guest_test
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 
 	"banger/api"
 	"banger/api/agentapi"
+	"banger/internal/guest"
 )
 
 // older hides that an agent knows package brief.
@@ -15,19 +16,19 @@ type older struct{ net.Conn }
 func TestAgentsWithAndWithoutBrief(t *testing.T) {
 	t.Parallel()
 	a := start(t, nil)
-	plain := New(func(ctx context.Context) (net.Conn, error) {
+	conn, err := a.session.Open(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, ok := conn.(interface{ Brief() bool }); !ok || !s.Brief() {
+		t.Error("the agent does not count as one that knows package brief")
+	}
+	_ = conn.Close()
+	plain := guest.New(func(ctx context.Context) (net.Conn, error) {
 		conn, err := a.session.Open(ctx)
 		return older{conn}, err
 	})
-	for name, c := range map[string]*Client{"brief": a.Client, "older": plain} {
-		conn, err := c.dial(within(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if s, ok := conn.(interface{ Brief() bool }); (ok && s.Brief()) != (name == "brief") {
-			t.Errorf("%s: what the connection says of itself is wrong", name)
-		}
-		_ = conn.Close()
+	for name, c := range map[string]*guest.Client{"brief": a.Client, "older": plain} {
 		res, err := c.ExecWait(within(t), sh("echo out; echo err >&2; exit 3"))
 		if err != nil || res.ExitCode != 3 || res.Stdout != "out\n" || res.Stderr != "err\n" {
 			t.Errorf("%s: %+v, %v", name, res, err)

@@ -140,8 +140,9 @@ func start(t *testing.T, change func(*serve.Options)) *agent {
 		t.Fatal(err)
 	}
 	a := &agent{system: &system{health: agentapi.Health{Ready: true, BootID: "boot", Init: "none"}, changed: make(chan struct{})}}
+	dir := t.TempDir()
 	a.o = serve.Options{
-		System: a.system, Root: "/", SessionDir: filepath.Join(t.TempDir(), "sessions"),
+		System: a.system, Root: "/", SessionDir: filepath.Join(dir, "sessions"), SessionRun: filepath.Join(dir, "run"),
 		HoldArgv: []string{exe, "hold"}, NetDevice: "lo",
 	}
 	if change != nil {

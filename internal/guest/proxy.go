@@ -66,6 +66,11 @@ func (c *Client) proxy(ctx context.Context, client io.ReadWriter, in *frame.Read
 	if err != nil {
 		return api.Control{}, err
 	}
+	return pass(ctx, client, in, out, conn, h)
+}
+
+// pass carries frames both ways until the guest's exit, which it returns.
+func pass(ctx context.Context, client io.ReadWriter, in *frame.Reader, out *frame.Writer, conn net.Conn, h Hooks) (api.Control, error) {
 	link := &passage{conn: conn, gone: make(chan struct{}), done: make(chan struct{})}
 	defer link.end()
 	stop := context.AfterFunc(ctx, link.end)

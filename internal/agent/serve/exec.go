@@ -106,6 +106,11 @@ func orGone(err error) error {
 
 // upgrade answers 101 and takes the connection over. in holds what was read ahead.
 func upgrade(w http.ResponseWriter, r *http.Request, token string) (conn net.Conn, in io.Reader, err error) {
+	return upgradeWith(w, r, token, nil)
+}
+
+// upgradeWith is upgrade with headers.
+func upgradeWith(w http.ResponseWriter, r *http.Request, token string, headers map[string]string) (conn net.Conn, in io.Reader, err error) {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), token) {
 		return nil, nil, api.Errorf(api.CodeInvalid, "this call needs the header Upgrade: %s", token)
 	}
@@ -118,7 +123,11 @@ func upgrade(w http.ResponseWriter, r *http.Request, token string) (conn net.Con
 		return nil, nil, fmt.Errorf("cannot take the connection over: %w", err)
 	}
 	_ = conn.SetDeadline(time.Time{})
-	if _, err := fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", token); err != nil {
+	var more strings.Builder
+	for k, v := range headers {
+		more.WriteString(k + ": " + v + "\r\n")
+	}
+	if _, err := fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n%s\r\n", token, more.String()); err != nil {
 		_ = conn.Close()
 		return nil, nil, errGone
 	}

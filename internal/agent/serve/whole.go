@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"os"
 	"runtime"
 	"strconv"
 	"time"
@@ -129,7 +130,9 @@ func (s *Server) shutdown(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(r, &sd); err != nil {
 		return err
 	}
+	_ = os.WriteFile(s.endingMark(), nil, 0o600) // where there was never a session there is no place for it, and no need
 	if err := s.o.System.Shutdown(context.WithoutCancel(r.Context()), sd); err != nil {
+		_ = os.Remove(s.endingMark())
 		return err
 	}
 	return ok(w, struct{}{})
