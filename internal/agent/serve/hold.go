@@ -105,7 +105,7 @@ func hold(dir trace, asked <-chan os.Signal) error {
 	}
 	h.spec.Exec.Env = nil
 	h.input = newInput(h.c, h.spec.Exec.Stdin)
-	if err := dir.runs(h.c.cmd.Process.Pid); err != nil {
+	if err := dir.runs(h.c.pid); err != nil {
 		h.c.group.kill()
 		return err
 	}
