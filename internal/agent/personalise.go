@@ -138,7 +138,11 @@ func (s *system) identify(p agentapi.Personalise, c *changes, write put) error {
 		}
 	}
 	if p.Hostname != "" {
-		changed, err := setHostname(p.Hostname, write)
+		hosts := s.hosts
+		if !c.born || hosts == "" {
+			hosts = commonHosts()
+		}
+		changed, err := setHostname(p.Hostname, hosts, write)
 		if err != nil {
 			return err
 		}

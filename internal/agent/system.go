@@ -30,6 +30,8 @@ type system struct {
 	// looped: lo is up. nic is the network device, once it has no IPv6 any more; it stays open.
 	looped bool
 	nic    *netDevice
+	// hosts is what /etc/hosts of all clones has in common; empty in what is no template.
+	hosts string
 	// covered: a file of ours lies over the kernel's boot id.
 	covered bool
 	// disks are the devices by serial, as far as they have been asked: a guest's disks are those it was booted with.

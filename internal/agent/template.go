@@ -163,13 +163,13 @@ func (s *system) awaitUnplugged(ctx context.Context) error {
 // makeRoom makes the files that every clone will write, with nothing of anybody in them: a clone adds to them, and
 // cuts nothing off.
 func (s *system) makeRoom() error {
-	old, _ := os.ReadFile("/etc/hosts")
+	s.hosts = commonHosts()
 	files := []struct {
 		path, text string
 		mode       os.FileMode
 	}{
 		{"/etc/hostname", "", 0o644},
-		{"/etc/hosts", hostsFile(string(old), ""), 0o644},
+		{"/etc/hosts", s.hosts, 0o644},
 		{hostKeyFile, "", 0o600},
 		{hostKeyFile + ".pub", "", 0o644},
 	}
