@@ -8,6 +8,12 @@
 // server sends Stdout and Stderr frames. All output that the command itself wrote
 // comes before "exit". A stream that ends without "exit" or "error" was cut off; when
 // the client's side ends, the command is cancelled.
+//
+// A session's attach is the same but for two things: "start" says only how large the client's terminal is,
+// and when the client's side ends it is detached, and the session goes on. Of a terminal, Stderr frames carry what
+// is shown that the command has not written itself: they count in no offset. A session's send is
+// "start", Stdin frames, "eof" if stdin is to end for ever, and one empty Stdin frame; "exit" (of
+// code 0) then says that the command has been given all of it.
 package frame
 
 import (

@@ -131,6 +131,9 @@ func (s *SessionStream) Relay(ctx context.Context, client io.ReadWriter, why fun
 	if why != nil {
 		err = why(err)
 	}
+	if cause := (*api.Error)(nil); errors.As(context.Cause(ctx), &cause) { // the daemon ends: the client may come again
+		err = cause
+	}
 	_ = out.Control(api.Control{Type: api.ControlError, Error: api.AsError(err)})
 	return err
 }

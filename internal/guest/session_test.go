@@ -176,6 +176,7 @@ func TestSessionWhoseHolderIsKilled(t *testing.T) {
 	if s, err := a.Session(within(t), "main"); err != nil || s.State != agentapi.SessionFailed || s.Error == nil {
 		t.Errorf("%+v, %v", s, err)
 	}
+	await(t, "the command to end with it", gone(strconv.Itoa(s.PID)))
 }
 
 func TestSessionWithABackgroundChild(t *testing.T) {

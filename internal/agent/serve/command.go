@@ -36,6 +36,8 @@ type place struct {
 	Cgroup string `json:"cgroup"`
 	// groups has a cgroup in store; may be nil.
 	groups *groups
+	// dies: commands are killed when this process is. Nobody would be left to stop them, or to read what they write.
+	dies bool
 }
 
 // own reports whether Root is this machine's own: users are then switched. Otherwise
@@ -80,6 +82,9 @@ func (p place) start(spec api.ExecSpec) (*command, error) {
 	c := &command{exited: make(chan struct{})}
 	// Not by os/exec: it is a tenth of what a clone's first command costs the agent.
 	attr := &syscall.ProcAttr{Env: env, Dir: dir, Sys: &syscall.SysProcAttr{Setsid: true}}
+	if p.dies {
+		attr.Sys.Pdeathsig = syscall.SIGKILL
+	}
 	if p.own() {
 		if err := who.become(attr.Sys); err != nil {
 			return nil, err

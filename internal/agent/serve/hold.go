@@ -100,6 +100,7 @@ func hold(dir trace, asked <-chan os.Signal) error {
 	if h.spec.Exec.TTY {
 		h.logs[0].seen = h.screen.see
 	}
+	spec.Place.dies = true
 	if h.c, err = spec.Place.start(h.spec.Exec); err != nil {
 		return h.cannot(err)
 	}
