@@ -62,7 +62,8 @@ type Event struct {
 	Cursor int64     `json:"cursor"`
 	At     time.Time `json:"at"`
 	// Kind is "vm.created", "vm.started", "vm.ready", "vm.stopped", "vm.deleted",
-	// "vm.updated", "vm.rebooted", "main.started", "main.ended", "image.created", …
+	// "vm.updated", "vm.rebooted", "main.started", "main.ended", "session.started",
+	// "session.ended", "session.deleted", "image.created", …
 	Kind string `json:"kind"`
 	VMID string `json:"vm_id"`
 	// Name is the VM's, image's or kernel's name at that time.

@@ -42,7 +42,7 @@ type SnapshotRestore struct {
 
 // Validate checks a snapshot's name; an empty one stands for one that is made up.
 func (c SnapshotCreate) Validate() error {
-	if c.Name != "" && !dnsLabel.MatchString(c.Name) {
+	if c.Name != "" && !isDNSLabel(c.Name) {
 		return Errorf(CodeInvalid, "%q is no name for a snapshot: use 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit", c.Name)
 	}
 	return nil
@@ -51,7 +51,7 @@ func (c SnapshotCreate) Validate() error {
 // SplitSnapshot takes VM/NAME apart.
 func SplitSnapshot(ref string) (vm, name string, err error) {
 	vm, name, ok := strings.Cut(ref, "/")
-	if !ok || vm == "" || !dnsLabel.MatchString(name) {
+	if !ok || vm == "" || !isDNSLabel(name) {
 		return "", "", Errorf(CodeInvalid, "%q names no snapshot: give VM/NAME", ref).WithHint("banger vm snapshot list")
 	}
 	return vm, name, nil

@@ -3,7 +3,6 @@ package api
 import (
 	"fmt"
 	"reflect"
-	"regexp"
 	"strings"
 )
 
@@ -24,17 +23,32 @@ const (
 	maxLabelValue    = 255
 )
 
-// A DNS label (RFC 1123): VM names become host names.
-var dnsLabel = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+// The rules for names are plain code: a guest has a process per session, each with this package in it, and a compiled
+// expression of bounded length costs a hundred kilobytes.
 
-var labelKey = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$`)
+const (
+	smallLetters = "abcdefghijklmnopqrstuvwxyz0123456789"
+	letters      = smallLetters + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	maxName      = 63
+)
 
-// An object's name: what files and command lines carry without quoting.
-var objectName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
+// isDNSLabel tells a DNS label (RFC 1123): VM names become host names.
+func isDNSLabel(s string) bool { return isWord(s, smallLetters, "-") && len(s) <= maxName }
+
+func isLabelKey(s string) bool { return isWord(s, letters, "._/-") && len(s) <= maxLabelKey }
+
+// isObjectName tells what files and command lines carry without quoting.
+func isObjectName(s string) bool { return isWord(s, smallLetters, "._-") && len(s) <= maxName }
+
+// isWord tells a word of some characters, with others that can be inside only.
+func isWord(s, chars, inside string) bool {
+	return s != "" && strings.Trim(s, chars+inside) == "" &&
+		strings.IndexByte(chars, s[0]) >= 0 && strings.IndexByte(chars, s[len(s)-1]) >= 0
+}
 
 // ValidateName checks a VM's name.
 func ValidateName(name string) error {
-	if !dnsLabel.MatchString(name) {
+	if !isDNSLabel(name) {
 		return Errorf(CodeInvalid, "%q is no name for a VM: use 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit", name)
 	}
 	return nil
@@ -42,7 +56,7 @@ func ValidateName(name string) error {
 
 // ValidateObjectName checks the name of an image or a kernel.
 func ValidateObjectName(name string) error {
-	if !objectName.MatchString(name) {
+	if !isObjectName(name) {
 		return Errorf(CodeInvalid, "%q is no name for an image or kernel: use 1 to 63 of a-z, 0-9, '.', '_' and '-'", name)
 	}
 	return nil
@@ -135,7 +149,7 @@ func validateLabels(labels map[string]string) error {
 		return Errorf(CodeInvalid, "%d labels: give at most %d", len(labels), maxLabels)
 	}
 	for k, v := range labels {
-		if len(k) > maxLabelKey || !labelKey.MatchString(k) {
+		if !isLabelKey(k) {
 			return Errorf(CodeInvalid, "%q is no key for a label: use 1 to %d letters, digits, '.', '_', '/' and '-'", k, maxLabelKey)
 		}
 		if len(v) > maxLabelValue || strings.ContainsAny(v, "\x00\n") {

@@ -147,8 +147,10 @@ type VM struct {
 	// effect at the next start. Empty when there is none.
 	Pending []string `json:"pending"`
 	// Snapshots are the names of its snapshots, oldest first.
-	Snapshots []string     `json:"snapshots"`
-	Main      *MainCommand `json:"main"`
+	Snapshots []string `json:"snapshots"`
+	// Workspaces are the repositories that were brought into it, each with its own GuestPath.
+	Workspaces []Workspace  `json:"workspaces"`
+	Main       *MainCommand `json:"main"`
 	// LastError is kept until the VM has started once more or is deleted.
 	LastError *Failure   `json:"last_error"`
 	CreatedAt time.Time  `json:"created_at"`

@@ -15,6 +15,11 @@ func (c *Client) exec(ctx context.Context, ref string, spec api.ExecSpec, stream
 	if err != nil {
 		return api.ExecResult{}, err
 	}
+	return c.converse(ctx, conn, spec, streams, true)
+}
+
+// converse carries a command's streams until its end. With end, the end of stdin is passed on.
+func (c *Client) converse(ctx context.Context, conn *stream, spec api.ExecSpec, streams ExecIO, end bool) (api.ExecResult, error) {
 	defer conn.Close()
 	// Closing is what cancels: the daemon ends the command when we are gone.
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -25,7 +30,7 @@ func (c *Client) exec(ctx context.Context, ref string, spec api.ExecSpec, stream
 		return api.ExecResult{}, err
 	}
 	if spec.Stdin && streams.Stdin != nil {
-		go sendStdin(w, streams.Stdin)
+		go sendStdin(w, streams.Stdin, end)
 	}
 	ended := make(chan struct{})
 	defer close(ended)
@@ -85,9 +90,11 @@ func write(w io.Writer, p []byte) error {
 
 // sendStdin stays in its last Read when the command ends first; see ExecIO. Whether stdin
 // ends or cannot be read, there is no more of it.
-func sendStdin(w *frame.Writer, r io.Reader) {
+func sendStdin(w *frame.Writer, r io.Reader, end bool) {
 	_, _ = io.CopyBuffer(w.Channel(frame.Stdin), readerOnly{r}, make([]byte, 32<<10))
-	_ = w.Control(api.Control{Type: api.ControlEOF})
+	if end {
+		_ = w.Control(api.Control{Type: api.ControlEOF})
+	}
 }
 
 // readerOnly hides WriterTo, so that stdin is read in our pieces.

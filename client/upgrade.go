@@ -17,7 +17,8 @@ import (
 type stream struct {
 	*net.UnixConn
 	// buf holds what came right behind the answer's header.
-	buf *bufio.Reader
+	buf    *bufio.Reader
+	header http.Header
 }
 
 func (s *stream) Read(p []byte) (int, error) { return s.buf.Read(p) }
@@ -63,7 +64,7 @@ func (c *Client) tryUpgrade(ctx context.Context, r request, token string) (*stre
 		conn.Close()
 		return nil, api.Errorf(api.CodeInternal, "connection to the daemon is a %T", conn)
 	}
-	return &stream{unixConn, buf}, nil
+	return &stream{unixConn, buf, resp.Header}, nil
 }
 
 func exchange(conn net.Conn, req *http.Request) (*http.Response, *bufio.Reader, error) {

@@ -31,6 +31,11 @@ func (c *Client) UpdateVM(ctx context.Context, ref string, update api.VMUpdate) 
 	return call[api.VM](ctx, c, request{method: http.MethodPatch, path: vmPath(ref), body: update})
 }
 
+// RecordWorkspace has the daemon remember a repository that was brought into a VM.
+func (c *Client) RecordWorkspace(ctx context.Context, ref string, w api.Workspace) (api.VM, error) {
+	return call[api.VM](ctx, c, request{method: http.MethodPut, path: vmPath(ref, "workspaces"), body: w})
+}
+
 // DeleteVM begins to delete a VM; a running one only with force.
 func (c *Client) DeleteVM(ctx context.Context, ref string, force bool) (api.Operation, error) {
 	q := url.Values{}

@@ -14,10 +14,15 @@
 //	POST /personalise                 Personalise → Health
 //	POST /exec                        Upgrade: banger-frames; see package frame
 //	POST /sessions                    SessionStart → Session
+//	GET  /sessions                    []Session
 //	GET  /sessions/{id}               Session; ?wait=true: once it has ended
 //	DEL  /sessions/{id}               forgets a session that has ended, with its logs
-//	GET  /sessions/{id}/log           ?stream=stdout|stderr&offset=N&follow=true → bytes; Banger-Log-Offset
+//	GET  /sessions/{id}/log           ?stream=stdout|stderr&offset=N|tail=LINES&follow=true → bytes; Banger-Log-Offset
 //	POST /sessions/{id}/signal        api.VMSignal
+//	POST /sessions/{id}/stop          TERM, and the state stopping → Session
+//	POST /sessions/{id}/attach        Upgrade: banger-frames; ?stdout_offset=N&stderr_offset=N&key=: see api.SessionAttach;
+//	                                  Banger-Stdout-Offset, Banger-Stderr-Offset
+//	POST /sessions/{id}/send          Upgrade: banger-frames: start, stdin, eof if it is to end, an empty stdin; then exit
 //	GET  /files?path=                 one file's bytes; Banger-File-Mode: octal
 //	PUT  /files?path=&mode=&user=     one file's bytes, put in place by rename
 //	GET  /tree?path=                  a tar stream of path, its members named from its base name ("." for DIR/.)
@@ -135,25 +140,50 @@ const (
 
 // SessionStart starts a command that outlives this conversation and the agent.
 type SessionStart struct {
-	ID   string       `json:"id"` // "main", or [a-z0-9-]{1,63}
+	ID string `json:"id"` // [a-z0-9-]{1,63}, of the guest's sessions for good
+	// Name is what people call it, unique among the guest's sessions; the id if empty.
+	Name   string            `json:"name"`
+	Labels map[string]string `json:"labels"`
+	// Exec is what runs. Stdin: a pipe, or a terminal's input, that attach and send feed.
 	Exec api.ExecSpec `json:"exec"`
+	// Require are commands that must be found before anything is started.
+	Require []string `json:"require"`
+	// LogLimitBytes bounds what is kept of each stream; 0 means DefaultSessionLog.
+	LogLimitBytes int64 `json:"log_limit_bytes"`
 }
 
-// Session is a long-lived command.
+// DefaultSessionLog is what is kept of each stream of a session where nothing else is said, in bytes.
+const DefaultSessionLog = 16 << 20
+
+// Session is a long-lived command. Of its environment only the names are kept.
 type Session struct {
-	ID string `json:"id"`
-	// State is starting, running, exited or failed.
-	State     string     `json:"state"`
-	PID       int        `json:"pid"`
+	ID      string            `json:"id"`
+	Name    string            `json:"name"`
+	Labels  map[string]string `json:"labels"`
+	Argv    []string          `json:"argv"`
+	Env     []string          `json:"env"`
+	Cwd     string            `json:"cwd"`
+	User    string            `json:"user"`
+	TTY     bool              `json:"tty"`
+	Stdin   bool              `json:"stdin"`
+	Require []string          `json:"require"`
+	// State is starting, running, stopping, exited or failed.
+	State string `json:"state"`
+	PID   int    `json:"pid"`
+	// Stage is where a session failed that never ran: preflight_cwd, preflight_command or launch.
+	Stage     string     `json:"stage"`
 	ExitCode  int        `json:"exit_code"`
 	Signal    string     `json:"signal"`
 	TimedOut  bool       `json:"timed_out"`
 	Error     *api.Error `json:"error"`
 	StartedAt time.Time  `json:"started_at"`
 	EndedAt   *time.Time `json:"ended_at"`
-	// Bytes written so far; offsets into the logs count from the start of the session.
+	// Bytes written so far; offsets into the logs count from the start of the session. What is before the
+	// Cut has been dropped.
 	StdoutBytes int64 `json:"stdout_bytes"`
 	StderrBytes int64 `json:"stderr_bytes"`
+	StdoutCut   int64 `json:"stdout_cut"`
+	StderrCut   int64 `json:"stderr_cut"`
 }
 
 // Stats are the guest's own figures.
@@ -214,8 +244,16 @@ const (
 const (
 	SessionStarting = "starting"
 	SessionRunning  = "running"
-	SessionExited   = "exited" // ExitCode counts
-	SessionFailed   = "failed" // Error says why; ExitCode is 126 or 127 where it could not be executed
+	SessionStopping = "stopping" // it was asked to end
+	SessionExited   = "exited"   // ExitCode counts
+	SessionFailed   = "failed"   // Error says why; ExitCode is 126 or 127 where it could not be executed
+)
+
+// Stages of a session's start.
+const (
+	StageCwd     = "preflight_cwd"
+	StageCommand = "preflight_command"
+	StageLaunch  = "launch"
 )
 
 // PortName is the virtio-serial port that carries the channel, as in

@@ -133,7 +133,7 @@ func announceDevice(name string, index int) error {
 	if err != nil {
 		return err
 	}
-	own, err := addresses(index)
+	own, err := d.addresses(index)
 	if err != nil || len(own) == 0 {
 		return err
 	}

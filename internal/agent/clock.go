@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
-	"os"
 	"time"
 	"unsafe"
 
@@ -53,21 +52,20 @@ func moveClock(off time.Duration) error {
 
 // addEntropy credits the host's random bytes and has the kernel use them at once: credit
 // alone leaves clones of one memory with the same random numbers (random(4)).
-func addEntropy(seed []byte) error {
-	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+func (s *system) addEntropy(seed []byte) error {
+	fd, err := s.random.get()
 	if err != nil {
 		return fmt.Errorf("cannot add entropy: %w", err)
 	}
-	defer f.Close()
 	// struct rand_pool_info { int entropy_count (bits); int buf_size (bytes); __u32 buf[]; }
 	info := make([]byte, 8, 8+len(seed))
 	binary.NativeEndian.PutUint32(info[0:], uint32(len(seed)*8))
 	binary.NativeEndian.PutUint32(info[4:], uint32(len(seed)))
 	info = append(info, seed...)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info[0]))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info[0]))); errno != 0 {
 		return fmt.Errorf("cannot add entropy: %w", errno)
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDRESEEDCRNG, 0); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.RNDRESEEDCRNG, 0); errno != 0 {
 		return fmt.Errorf("cannot reseed the kernel's random numbers: %w", errno)
 	}
 	return nil

@@ -72,7 +72,8 @@ func overwriteFile(path string, data []byte, mode os.FileMode) (bool, error) {
 type put func(path string, data []byte, mode os.FileMode) (changed bool, err error)
 
 // setHostname makes the guest's name known to the kernel and to its files.
-func setHostname(name string, put put) (changed bool, err error) {
+// hosts is as commonHosts returns it.
+func setHostname(name, hosts string, put put) (changed bool, err error) {
 	if now, _ := os.Hostname(); now != name {
 		if err := unix.Sethostname([]byte(name)); err != nil {
 			return false, fmt.Errorf("cannot set the host name: %w", err)
@@ -83,16 +84,23 @@ func setHostname(name string, put put) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	old, _ := os.ReadFile("/etc/hosts")
-	if _, err := put("/etc/hosts", []byte(hostsFile(string(old), name)), 0o644); err != nil {
+	if _, err := put("/etc/hosts", []byte(hosts+ownHost(name)), 0o644); err != nil {
 		return false, err
 	}
 	return changed || wrote, nil
 }
 
-// hostsFile gives 127.0.1.1 to the name, as Debian does (hosts(5)), leaves other
-// lines alone, and adds localhost where it is missing.
-func hostsFile(old, name string) string {
+// commonHosts is what /etc/hosts says but of the guest's own name.
+func commonHosts() string {
+	old, _ := os.ReadFile("/etc/hosts")
+	return hostsFile(string(old))
+}
+
+// ownHost gives 127.0.1.1 to the name, as Debian does (hosts(5)).
+func ownHost(name string) string { return "127.0.1.1\t" + name + "\n" }
+
+// hostsFile leaves out 127.0.1.1, leaves other lines alone, and adds localhost where it is missing.
+func hostsFile(old string) string {
 	var b strings.Builder
 	localhost := false
 	for line := range strings.Lines(old) {
@@ -109,7 +117,7 @@ func hostsFile(old, name string) string {
 	if !localhost {
 		head = "127.0.0.1\tlocalhost\n"
 	}
-	return head + b.String() + "127.0.1.1\t" + name + "\n"
+	return head + b.String()
 }
 
 // setMachineID writes machine-id(5), for D-Bus too where it has a file of its own. A passing id ends.

@@ -114,7 +114,7 @@ func busyboxRoot(t testing.TB) string {
 		t.Fatal(err)
 	}
 	put(t, filepath.Join(root, "bin/busybox"), string(data), 0o755)
-	for _, a := range strings.Fields("sh sort wc tr cut grep head tail awk ls cat stat mount reboot poweroff halt sleep kill ps id dd df ip hostname test readlink sync rm touch mkdir chmod ln modprobe date nohup top uptime od") {
+	for _, a := range strings.Fields("sh sort wc tr cut grep head tail awk ls cat stat mount reboot poweroff halt sleep kill ps id dd df ip hostname test readlink sync rm touch mkdir chmod ln modprobe date nohup top uptime od true") {
 		if err := os.Symlink("busybox", filepath.Join(root, "bin", a)); err != nil {
 			t.Fatal(err)
 		}

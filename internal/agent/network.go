@@ -34,15 +34,10 @@ func (s *system) setNetwork(n agentapi.Network, thawed string, put put) error {
 	if err != nil {
 		return err
 	}
-	name, err := s.device()
+	d, err := s.device()
 	if err != nil {
 		return err
 	}
-	d, err := openDevice(name)
-	if err != nil {
-		return err
-	}
-	defer d.close()
 	if err := d.become(want, n.MTU, thawed); err != nil {
 		return err
 	}
@@ -53,17 +48,19 @@ func (s *system) setNetwork(n agentapi.Network, thawed string, put put) error {
 	return err
 }
 
-// device is the name of the guest's network device, without IPv6. It is called with change held.
-func (s *system) device() (string, error) {
-	if s.nic == "" {
+// device is the guest's network device, without IPv6. It is called with change held.
+func (s *system) device() (*netDevice, error) {
+	if s.nic == nil {
 		name, err := nic()
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		if err := ipv6Off(name); err != nil {
-			return "", err
+			return nil, err
 		}
-		s.nic = name
+		if s.nic, err = openDevice(name); err != nil {
+			return nil, err
+		}
 	}
 	return s.nic, nil
 }
@@ -150,12 +147,12 @@ func (d *netDevice) become(want plan, mtu int, thawed string) error {
 	if want.gateway != nil {
 		msgs = append(msgs, addDefaultRoute(index, want.gateway))
 	}
-	return rtChange(msgs...)
+	return d.change(msgs...)
 }
 
 // giveUp takes from a device what belongs to another address. Only a device that stays what it was stays up.
 func (d *netDevice) giveUp(index int, newMAC bool, want *net.IPNet, another bool) error {
-	old, err := addresses(index)
+	old, err := d.addresses(index)
 	if err != nil {
 		return err
 	}
@@ -169,7 +166,7 @@ func (d *netDevice) giveUp(index int, newMAC bool, want *net.IPNet, another bool
 	for _, a := range old {
 		msgs = append(msgs, removeAddress(index, a))
 	}
-	if err := rtChange(msgs...); err != nil || !another {
+	if err := d.change(msgs...); err != nil || !another {
 		return err
 	}
 	return cutConnections(old)
@@ -203,10 +200,10 @@ func ipv6Off(name string) error {
 func resolvConf(n agentapi.Network) string {
 	var b strings.Builder
 	for _, r := range n.Resolvers {
-		fmt.Fprintf(&b, "nameserver %s\n", r)
+		b.WriteString("nameserver " + r + "\n")
 	}
 	if len(n.SearchList) > 0 {
-		fmt.Fprintf(&b, "search %s\n", strings.Join(n.SearchList, " "))
+		b.WriteString("search " + strings.Join(n.SearchList, " ") + "\n")
 	}
 	return b.String()
 }

@@ -19,10 +19,10 @@ func TestHostsFile(t *testing.T) {
 		{"other lines stay", "127.0.0.1 localhost me\n10.0.0.1 a", "127.0.0.1 localhost me\n10.0.0.1 a\n127.0.1.1\tx\n"},
 		{"old name goes", "127.0.0.1 localhost\n127.0.1.1 old old.vm\n::1 localhost\n", "127.0.0.1 localhost\n::1 localhost\n127.0.1.1\tx\n"},
 	} {
-		if got := hostsFile(c.old, "x"); got != c.want {
+		if got := hostsFile(c.old) + ownHost("x"); got != c.want {
 			t.Errorf("%s: %q", c.name, got)
 		}
-		if got := hostsFile(c.want, "x"); got != c.want {
+		if got := hostsFile(c.want) + ownHost("x"); got != c.want {
 			t.Errorf("%s, again: %q", c.name, got)
 		}
 	}

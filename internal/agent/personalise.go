@@ -26,7 +26,7 @@ type changes struct {
 func (s *system) Personalise(ctx context.Context, p agentapi.Personalise) (agentapi.Health, error) {
 	// Before anything else, and before anybody is waited for: what is random now is so in all clones.
 	if len(p.Entropy) > 0 {
-		if err := addEntropy(p.Entropy); err != nil {
+		if err := s.addEntropy(p.Entropy); err != nil {
 			return s.Health(), err
 		}
 	}
@@ -138,7 +138,11 @@ func (s *system) identify(p agentapi.Personalise, c *changes, write put) error {
 		}
 	}
 	if p.Hostname != "" {
-		changed, err := setHostname(p.Hostname, write)
+		hosts := s.hosts
+		if !c.born || hosts == "" {
+			hosts = commonHosts()
+		}
+		changed, err := setHostname(p.Hostname, hosts, write)
 		if err != nil {
 			return err
 		}
@@ -170,7 +174,7 @@ func (s *system) identify(p agentapi.Personalise, c *changes, write put) error {
 
 // becomeAnother gives up what the memory and the disk of this guest say of the one that it is a copy of.
 func (s *system) becomeAnother(born bool) error {
-	id, err := renewBootID()
+	id, err := s.renewBootID()
 	if err != nil {
 		return err
 	}

@@ -18,36 +18,40 @@ import (
 type rtMessage struct {
 	kind, flags uint16
 	body        []byte
-	what        string // for the error
+	what        string // for the error, with:
+	about       fmt.Stringer
 }
 
-// rtChange sends requests, which the kernel works off in order, and returns the first error.
-func rtChange(msgs ...rtMessage) error {
+// change sends requests, which the kernel works off in order, and returns the first error.
+func (d *netDevice) change(msgs ...rtMessage) error {
 	if len(msgs) == 0 {
 		return nil
 	}
 	var failed error
 	answered := 0
-	err := rtAsk(msgs, func(kind uint16, seq int, body []byte) bool {
+	err := d.ask(msgs, func(kind uint16, seq int, body []byte) bool {
 		if kind != unix.NLMSG_ERROR || len(body) < 4 {
 			return true
 		}
 		answered++
 		if errno := int32(binary.NativeEndian.Uint32(body)); errno != 0 && failed == nil && seq < len(msgs) {
-			failed = fmt.Errorf("cannot %s: %w", msgs[seq].what, unix.Errno(-errno))
+			failed = fmt.Errorf("cannot %s %v: %w", msgs[seq].what, msgs[seq].about, unix.Errno(-errno))
 		}
 		return answered < len(msgs)
 	})
 	return errors.Join(err, failed)
 }
 
-// rtAsk sends requests and hands over the kernel's messages until more says no.
-func rtAsk(msgs []rtMessage, more func(kind uint16, seq int, body []byte) bool) error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("cannot talk to the kernel's network: %w", err)
+// ask sends requests and hands over the kernel's messages until more says no. These must have been the last.
+func (d *netDevice) ask(msgs []rtMessage, more func(kind uint16, seq int, body []byte) bool) (err error) {
+	if err := d.connect(); err != nil {
+		return err
 	}
-	defer unix.Close(fd)
+	defer func() {
+		if err != nil { // what is still to come would be taken for the answer to the next
+			d.disconnect()
+		}
+	}()
 	ne := binary.NativeEndian
 	var out []byte
 	for i, m := range msgs {
@@ -58,12 +62,12 @@ func rtAsk(msgs []rtMessage, more func(kind uint16, seq int, body []byte) bool) 
 		out = ne.AppendUint32(out, 0)
 		out = append(out, m.body...) // a multiple of 4 bytes
 	}
-	if err := unix.Sendto(fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := unix.Sendto(d.route, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("cannot talk to the kernel's network: %w", err)
 	}
-	buf := make([]byte, 32<<10)
+	buf := d.answers
 	for {
-		n, err := unix.Read(fd, buf)
+		n, err := unix.Read(d.route, buf)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -92,11 +96,11 @@ func rtMessages(p []byte, more func(kind uint16, seq int, body []byte) bool) boo
 	return true
 }
 
-// addresses are a device's IPv4 addresses.
-func addresses(index int) (out []*net.IPNet, err error) {
+// addresses are the IPv4 addresses of the device with this index.
+func (d *netDevice) addresses(index int) (out []*net.IPNet, err error) {
 	ne := binary.NativeEndian
 	ask := rtMessage{kind: unix.RTM_GETADDR, flags: unix.NLM_F_DUMP, body: []byte{unix.AF_INET, 0, 0, 0, 0, 0, 0, 0}}
-	rtErr := rtAsk([]rtMessage{ask}, func(kind uint16, _ int, m []byte) bool {
+	rtErr := d.ask([]rtMessage{ask}, func(kind uint16, _ int, m []byte) bool {
 		switch {
 		case kind == unix.NLMSG_ERROR && len(m) >= 4 && ne.Uint32(m) != 0:
 			err = unix.Errno(-int32(ne.Uint32(m)))
@@ -145,13 +149,13 @@ func addAddress(index int, ip *net.IPNet) rtMessage {
 		}
 		body = attribute(body, unix.IFA_BROADCAST, all)
 	}
-	return rtMessage{unix.RTM_NEWADDR, unix.NLM_F_CREATE | unix.NLM_F_REPLACE, body, "set address " + ip.String()}
+	return rtMessage{unix.RTM_NEWADDR, unix.NLM_F_CREATE | unix.NLM_F_REPLACE, body, "set address", ip}
 }
 
 func removeAddress(index int, ip *net.IPNet) rtMessage {
 	ones, _ := ip.Mask.Size()
 	body := binary.NativeEndian.AppendUint32([]byte{unix.AF_INET, byte(ones), 0, 0}, uint32(index))
-	return rtMessage{unix.RTM_DELADDR, 0, attribute(body, unix.IFA_LOCAL, ip.IP.To4()), "remove address " + ip.String()}
+	return rtMessage{unix.RTM_DELADDR, 0, attribute(body, unix.IFA_LOCAL, ip.IP.To4()), "remove address", ip}
 }
 
 // addDefaultRoute replaces the default route; the gateway counts as on the link.
@@ -161,7 +165,7 @@ func addDefaultRoute(index int, gateway net.IP) rtMessage {
 	body = binary.NativeEndian.AppendUint32(body, unix.RTNH_F_ONLINK)
 	body = attribute(body, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, uint32(index)))
 	body = attribute(body, unix.RTA_GATEWAY, gateway.To4())
-	return rtMessage{unix.RTM_NEWROUTE, unix.NLM_F_CREATE | unix.NLM_F_REPLACE, body, "set the default route via " + gateway.String()}
+	return rtMessage{unix.RTM_NEWROUTE, unix.NLM_F_CREATE | unix.NLM_F_REPLACE, body, "set the default route via", gateway}
 }
 
 // ifreq is struct ifreq (netdevice(7)).
@@ -174,6 +178,9 @@ type ifreq struct {
 type netDevice struct {
 	fd   int
 	name string
+	// route is a socket for requests of rtnetlink(7), below 0 where there is none yet, and answers is for what comes back.
+	route   int
+	answers []byte
 }
 
 func openDevice(name string) (*netDevice, error) {
@@ -181,10 +188,36 @@ func openDevice(name string) (*netDevice, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot look at %s: %w", name, err)
 	}
-	return &netDevice{fd: fd, name: name}, nil
+	return &netDevice{fd: fd, name: name, route: -1}, nil
 }
 
-func (d *netDevice) close() { _ = unix.Close(d.fd) }
+func (d *netDevice) close() {
+	d.disconnect()
+	_ = unix.Close(d.fd)
+}
+
+// connect makes the device ready for requests.
+func (d *netDevice) connect() error {
+	if d.route >= 0 {
+		return nil
+	}
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("cannot talk to the kernel's network: %w", err)
+	}
+	d.route = fd
+	if d.answers == nil {
+		d.answers = make([]byte, 32<<10)
+	}
+	return nil
+}
+
+func (d *netDevice) disconnect() {
+	if d.route >= 0 {
+		_ = unix.Close(d.route)
+		d.route = -1
+	}
+}
 
 func (d *netDevice) ioctl(request uintptr, r *ifreq, what string) error {
 	copy(r.name[:unix.IFNAMSIZ-1], d.name)
@@ -206,7 +239,7 @@ func (d *netDevice) mtu() (int, error)   { return d.number(unix.SIOCGIFMTU, "rea
 func (d *netDevice) setMTU(n int) error {
 	var r ifreq
 	binary.NativeEndian.PutUint32(r.data[:], uint32(n))
-	return d.ioctl(unix.SIOCSIFMTU, &r, fmt.Sprintf("set an MTU of %d on", n))
+	return d.ioctl(unix.SIOCSIFMTU, &r, "set the MTU of")
 }
 
 func (d *netDevice) flags() (uint32, error) {

@@ -50,7 +50,7 @@ func runAgent(ctx context.Context, kind string, stdio Stdio) int {
 	}
 	server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	handler.Attach(server)
-	if err := server.Serve(l); err != nil {
+	if err := handler.Serve(l, server); err != nil {
 		console("the channel to the host failed: %v", err)
 	}
 	return 1

@@ -25,15 +25,22 @@ type system struct {
 	tools   tools
 	// announcer speaks for the guest on its network, once it has an address.
 	announcer announcer
-	// change is held by what changes the guest: personalising and growing. It protects the three that follow.
+	// change is held by what changes the guest: personalising and growing. It protects what follows, up to random.
 	change sync.Mutex
-	// looped: lo is up. nic is the network device's name, once it has no IPv6 any more.
+	// looped: lo is up. nic is the network device, once it has no IPv6 any more; it stays open.
 	looped bool
-	nic    string
+	nic    *netDevice
+	// hosts is what /etc/hosts of all clones has in common; empty in what is no template.
+	hosts string
+	// covered: a file of ours lies over the kernel's boot id.
+	covered bool
 	// disks are the devices by serial, as far as they have been asked: a guest's disks are those it was booted with.
 	disks map[string]string
 	// furnished is what a template was released with; nil if its work disk is not mounted.
 	furnished *agentapi.Release
+
+	// random is the kernel's pool of random numbers.
+	random, bootIDFile handle
 
 	// mu protects the following.
 	mu           sync.Mutex
@@ -43,13 +50,16 @@ type system struct {
 	bootID       string            // as far as it has been read
 	degraded     []string
 	personalised bool
+	released     bool
 	// settling is closed when all units know who the guest is; nil when they do.
 	settling chan struct{}
 }
 
 func newSystem(kind, version string) *system {
 	s := &system{kind: kind, agentID: newAgentID(), version: version, tools: tools{dir: bootDir + "/tools"},
-		waiting: map[string]string{}, changed: make(chan struct{}), degraded: []string{}, personalised: exists(personalisedFile)}
+		waiting: map[string]string{}, changed: make(chan struct{}), degraded: []string{},
+		personalised: exists(personalisedFile), released: exists(releasedFile),
+		random: handle{path: "/dev/urandom"}, bootIDFile: handle{path: ownBootID}}
 	s.setWaiting("root", "the root file system is growing to its disk")
 	if kind == initSystemd {
 		s.setWaiting("systemd", "systemd is starting")

@@ -41,6 +41,9 @@ func (s *system) Release(ctx context.Context, r agentapi.Release) error {
 	if err := os.WriteFile(releasedFile, nil, 0o600); err != nil {
 		return fmt.Errorf("cannot release the guest: %w", err)
 	}
+	s.mu.Lock()
+	s.released = true
+	s.mu.Unlock()
 	if s.kind == initSystemd && !releaseInit() {
 		return api.Errorf(api.CodeConflict, "cannot release the guest: its init has gone on by itself")
 	}
@@ -69,7 +72,7 @@ func (s *system) furnish(ctx context.Context, r agentapi.Release) error {
 
 // prepareAnonymous sees to it that what the image's init does now fits any machine.
 func (s *system) prepareAnonymous() error {
-	if err := errors.Join(unix.Sethostname([]byte("localhost")), loopbackUp(), coverBootID()); err != nil {
+	if err := errors.Join(unix.Sethostname([]byte("localhost")), loopbackUp(), s.coverBootID()); err != nil {
 		return err
 	}
 	s.looped = true
@@ -94,19 +97,14 @@ func (s *system) prepareAnonymous() error {
 // a clone longer than all else that it does about its network. Before it gets its address it could
 // send nothing of its own but what a program makes up as a whole, and its cable is out.
 func (s *system) deviceUp() error {
-	name, err := s.device()
+	d, err := s.device()
 	if api.CodeOf(err) == api.CodeNotFound {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	d, err := openDevice(name)
-	if err != nil {
-		return err
-	}
-	defer d.close()
-	return d.setUp(true)
+	return errors.Join(d.setUp(true), d.connect())
 }
 
 // passingMachineID gives systemd a machine id that does not stay: left to itself, it would make one up and
@@ -145,10 +143,10 @@ func (s *system) Quiesce(ctx context.Context) error {
 // awaitUnplugged lets the kernel come to terms with a network cable that is out, which takes it up to a second (net/core/link_watch.c):
 // it is better done once than in each clone.
 func (s *system) awaitUnplugged(ctx context.Context) error {
-	if s.nic == "" {
+	if s.nic == nil {
 		return nil
 	}
-	dir := "/sys/class/net/" + s.nic
+	dir := "/sys/class/net/" + s.nic.name
 	return retry(ctx, 2*time.Second, func() error {
 		carrier, err := os.ReadFile(dir + "/carrier")
 		if err != nil || len(carrier) == 0 || carrier[0] != '0' {
@@ -156,21 +154,22 @@ func (s *system) awaitUnplugged(ctx context.Context) error {
 		}
 		state, err := os.ReadFile(dir + "/operstate")
 		if err == nil && strings.TrimSpace(string(state)) != "down" {
-			err = fmt.Errorf("the network device %s is %s without a cable", s.nic, state)
+			err = fmt.Errorf("the network device %s is %s without a cable", s.nic.name, state)
 		}
 		return err
 	})
 }
 
-// makeRoom makes the files that every clone will write, with nothing of anybody in them.
+// makeRoom makes the files that every clone will write, with nothing of anybody in them: a clone adds to them, and
+// cuts nothing off.
 func (s *system) makeRoom() error {
-	old, _ := os.ReadFile("/etc/hosts")
+	s.hosts = commonHosts()
 	files := []struct {
 		path, text string
 		mode       os.FileMode
 	}{
-		{"/etc/hostname", "localhost\n", 0o644},
-		{"/etc/hosts", hostsFile(string(old), "localhost"), 0o644},
+		{"/etc/hostname", "", 0o644},
+		{"/etc/hosts", s.hosts, 0o644},
 		{hostKeyFile, "", 0o600},
 		{hostKeyFile + ".pub", "", 0o644},
 	}
@@ -179,7 +178,7 @@ func (s *system) makeRoom() error {
 			return err
 		}
 	}
-	if s.nic != "" {
+	if s.nic != nil {
 		if _, err := putFile("/etc/resolv.conf", nil, 0o644); err != nil {
 			return err
 		}
@@ -191,7 +190,11 @@ func (s *system) makeRoom() error {
 	return err
 }
 
-func (s *system) isReleased() bool { return exists(releasedFile) }
+func (s *system) isReleased() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.released
+}
 
 func (s *system) isPersonalised() bool {
 	s.mu.Lock()

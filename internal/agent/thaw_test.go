@@ -59,6 +59,17 @@ func bounded(t testing.TB) context.Context {
 // newFreezer freezes a template of a root with a shell, or of a given root disk; look is called when it is ready.
 func newFreezer(t testing.TB, root string, memory int64, look func(*vm)) *freezer {
 	t.Helper()
+	return freeze(t, root, memory, look, "", agentapi.Release{})
+}
+
+// newFurnishedFreezer makes a template as banger does: clones find their work disk mounted.
+func newFurnishedFreezer(t testing.TB, binary string, r agentapi.Release) *freezer {
+	t.Helper()
+	return freeze(t, "", 128<<20, nil, binary, r)
+}
+
+func freeze(t testing.TB, root string, memory int64, look func(*vm), binary string, r agentapi.Release) *freezer {
+	t.Helper()
 	l := newLab(t)
 	l.modulesDisk(t)
 	if root == "" {
@@ -78,9 +89,9 @@ func newFreezer(t testing.TB, root string, memory int64, look func(*vm)) *freeze
 	put(t, filepath.Join(ssh, "authorized_keys"), "# banger: keys of the host; changes between these lines are lost\n"+
 		identity(t).AuthorizedKeys[0]+"\n# banger: end\n", 0o600)
 	f := &freezer{t: t, lab: l, work: l.disk(t, "filled.img", content, 600<<20)}
-	f.h = qemu.New(qemu.Options{Host: local.New(), Paths: config.Paths{State: short(t)}, Log: slog.New(slog.DiscardHandler)})
+	f.h = qemu.New(qemu.Options{Host: local.New(), Paths: config.Paths{State: short(t)}, Log: slog.New(slog.DiscardHandler), Binary: binary})
 	f.base = hypervisor.Machine{
-		ID: "template", CPUs: 1, MemoryBytes: memory, Kernel: l.kernel, Initramfs: l.initramfs, Cmdline: "quiet net.ifnames=0 mitigations=off",
+		ID: "template", CPUs: 1, MemoryBytes: memory, Kernel: l.kernel, Initramfs: l.initramfs, Cmdline: "quiet net.ifnames=0",
 		Drives: []hypervisor.Drive{
 			{Serial: agentapi.SerialRoot, Path: root, Format: "raw"},
 			{Serial: agentapi.SerialModules, Path: filepath.Join(l.dir, "modules.img"), Format: "raw", ReadOnly: true},
@@ -93,7 +104,7 @@ func newFreezer(t testing.TB, root string, memory int64, look func(*vm)) *freeze
 		t.Fatal(err)
 	}
 	v := f.running(i, m, w)
-	if err := v.Release(bounded(t), agentapi.Release{}); err != nil {
+	if err := v.Release(bounded(t), r); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := v.WaitReady(bounded(t)); err != nil {
@@ -107,7 +118,9 @@ func newFreezer(t testing.TB, root string, memory int64, look func(*vm)) *freeze
 	}
 	f.frozen = v.freeze(true)
 	f.base.Drives = slices.Clone(m.Drives)
-	f.base.Drives[2].Path, f.base.Drives[2].Format = f.work, "raw"
+	if r.WorkDisk == nil {
+		f.base.Drives[2].Path, f.base.Drives[2].Format = f.work, "raw"
+	}
 	if err := i.Kill(bounded(t)); err != nil {
 		t.Fatal(err)
 	}

@@ -60,8 +60,8 @@ const (
 
 // coverBootID lays a file of ours over the kernel's boot id, with the same in it. In a template that is done once, and not
 // in each clone.
-func coverBootID() error {
-	if mounted(kernelBootID) {
+func (s *system) coverBootID() error {
+	if s.covered || mounted(kernelBootID) {
 		return nil
 	}
 	id, err := os.ReadFile(kernelBootID)
@@ -79,22 +79,25 @@ func coverBootID() error {
 	if err = unix.Mount(ownBootID, kernelBootID, "", flags, ""); err == nil {
 		err = unix.Mount("", kernelBootID, "", flags|unix.MS_REMOUNT|unix.MS_RDONLY, "")
 	}
+	if err == nil {
+		_, err = s.bootIDFile.get()
+	}
 	if err != nil {
 		return fmt.Errorf("cannot cover the boot id: %w", err)
 	}
+	s.covered = true
 	return nil
 }
 
 // renewBootID makes this another boot, for all processes: the file itself changes, wherever it is mounted.
-func renewBootID() (id string, err error) {
-	if err := coverBootID(); err != nil {
+func (s *system) renewBootID() (id string, err error) {
+	if err := s.coverBootID(); err != nil {
 		return "", err
 	}
 	id = uuid()
-	fd, err := unix.Open(ownBootID, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	fd, err := s.bootIDFile.get()
 	if err == nil {
 		_, err = unix.Pwrite(fd, []byte(id+"\n"), 0) // as long as the old one
-		err = errors.Join(err, unix.Close(fd))
 	}
 	if err != nil {
 		return "", fmt.Errorf("cannot renew the boot id: %w", err)
@@ -107,7 +110,8 @@ func uuid() string {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b) // never fails
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+	h := hex.EncodeToString(b)
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
 // hexID is a machine id.

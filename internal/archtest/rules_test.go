@@ -3,7 +3,7 @@ package archtest
 // anyone are the packages that everybody may import; they import none of ours, except
 // where rules says so.
 var anyone = []string{
-	"internal/config", "internal/keylock", "internal/frame", "internal/frame/link", "internal/frame/tree", "internal/durable",
+	"internal/config", "internal/keylock", "internal/frame", "internal/frame/brief", "internal/frame/link", "internal/frame/tree", "internal/durable",
 }
 
 // parts is the layer below template: each owns one noun.
@@ -30,6 +30,7 @@ var rules = []rule{
 	{"client", []string{"api"}, "a client knows the wire and nothing behind it"},
 
 	{"internal/frame", []string{"api"}, "control frames carry api.Control"},
+	{"internal/frame/brief", []string{"api", "api/agentapi"}, "it encodes their messages"},
 	{"internal/frame/link", nil, "a record layer carries bytes"},
 	{"internal/frame/tree", []string{"api"}, "a tree is packed and unpacked on both sides; its refusals have codes"},
 	{"internal/config", nil, "paths and defaults are needed by everybody, so they need nobody"},
@@ -57,15 +58,18 @@ var rules = []rule{
 	{"internal/image/...", below, "images are made on the host and recorded"},
 	{"internal/doctor", below, "doctor asks each part about itself and changes nothing"},
 	{"internal/vm/...", append([]string{"internal/image"}, below...), "the order of things is decided here, from the parts"},
-	{"internal/server/...", append([]string{"internal/vm", "internal/image", "internal/doctor"}, below...), "HTTP in front of the nouns; no behaviour of its own"},
-	{"internal/daemon", append([]string{"internal/server", "internal/vm", "internal/image/...", "internal/doctor", "internal/host/local"}, below...),
+	{"internal/session", []string{"internal/guest", "internal/store", "api", "api/agentapi"}, "sessions are talk with a guest and records; how a VM is reached is told by functions"},
+	{"internal/server/...", append([]string{"internal/vm", "internal/session", "internal/image", "internal/doctor"}, below...), "HTTP in front of the nouns; no behaviour of its own"},
+	{"internal/daemon", append([]string{"internal/server", "internal/vm", "internal/session", "internal/image/...", "internal/doctor", "internal/host/local"}, below...),
 		"the wiring builds each part once, so it alone knows them all"},
 
-	{"internal/cli/...", []string{"client", "api"}, "the command line decides nothing about VMs: what it can do, any client can"},
+	{"internal/workspace", []string{"api"}, "a repository is read as the calling user, so the daemon has no part in it; the guest is what its caller hands it"},
+	{"internal/cli/...", []string{"client", "api", "internal/workspace"}, "the command line decides nothing about VMs: what it can do, any client can"},
 	{"internal/agent/...", []string{"api", "api/agentapi"}, "the guest's side shares the wire with the host's and nothing else"},
 	{"internal/archtest", nil, "it reads, it is not part of the program"},
 
 	{"cmd/banger", []string{"internal/cli"}, "main is ten lines"},
+	{"cmd/git-remote-banger", []string{"internal/cli"}, "main is ten lines"},
 	{"cmd/bangerd", []string{"internal/daemon"}, "main is ten lines"},
 	{"cmd/banger-agent", []string{"internal/agent"}, "main is ten lines"},
 
@@ -74,8 +78,8 @@ var rules = []rule{
 
 // doors are imports that only some of ours may have.
 var doors = []rule{
-	{"os/exec", []string{"internal/host/...", "client", "internal/cli", "internal/agent/...", "test/..."},
-		"host starts processes; client starts bangerd, cli runs ssh, the agent is another machine"},
+	{"os/exec", []string{"internal/host/...", "client", "internal/cli", "internal/workspace", "internal/agent/...", "test/..."},
+		"host starts processes; client starts bangerd, cli runs ssh, workspace runs git as the calling user, the agent is another machine"},
 	{"github.com/vishvananda/netlink", []string{"internal/host/...", "internal/agent/...", "test/..."}, "only host changes the host's network"},
 	{"github.com/vishvananda/netns", []string{"test/..."}, "banger itself lives in one network namespace"},
 	{"github.com/google/nftables", nil, "rules go through host.ApplyRules, as text that people can read"},

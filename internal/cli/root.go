@@ -73,7 +73,7 @@ func vmCommands() []func(*app) *cobra.Command {
 	return []func(*app) *cobra.Command{
 		newRunCmd, newCreateCmd, newStartCmd, newStopCmd, newRestartCmd, newKillCmd, newDeleteCmd, newListCmd, newShowCmd,
 		newSetCmd, newStatsCmd, newLogsCmd, newPortsCmd, newSSHCmd, newShellCmd, newExecCmd, newCpCmd, newPortForwardCmd,
-		newForkCmd, newSuspendCmd, newPauseCmd, newUnpauseCmd, newSnapshotCmd, newResetCmd, newPruneCmd, newWaitCmd, newSignalCmd,
+		newForkCmd, newSuspendCmd, newPauseCmd, newUnpauseCmd, newSnapshotCmd, newWorkspaceCmd, newSyncCmd, newSessionCmd, newResetCmd, newPruneCmd, newWaitCmd, newSignalCmd,
 	}
 }
 

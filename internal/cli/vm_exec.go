@@ -8,11 +8,14 @@ import (
 
 func newExecCmd(a *app) *cobra.Command {
 	var o execOptions
+	var sync bool
 	cmd := &cobra.Command{
 		Use:   "exec [flags] VM -- COMMAND [ARG...]",
 		Short: "run a command in a running VM",
 		Long: `Run a command in a running VM, with its exit code as banger's. The arguments reach it
 as they are, never through a shell. It gets standard input only with -i.
+
+Where a repository was brought into the VM and has moved on here since, exec says so.
 
 exec returns when the command has ended; what it left running in the background lives on.
 With --json it prints {exit_code, signal, timed_out, stdout, stderr, truncated, duration_ms}.`,
@@ -31,7 +34,17 @@ With --json it prints {exit_code, signal, timed_out, stdout, stderr, truncated, 
 			if err != nil {
 				return err
 			}
+			tell := func() {}
+			if sync {
+				err = a.syncWorkspaces(a.soft, c, ref(args[0]), o.workdir)
+			} else {
+				tell = a.watchWorkspaces(c, ref(args[0]), o.workdir)
+			}
+			if err != nil {
+				return err
+			}
 			code, err := a.exec(c, ref(args[0]), spec)
+			tell()
 			if err != nil {
 				return err
 			}
@@ -39,6 +52,7 @@ With --json it prints {exit_code, signal, timed_out, stdout, stderr, truncated, 
 		},
 	}
 	o.flags(cmd.Flags())
+	cmd.Flags().BoolVar(&sync, "sync", false, "first bring the VM's repositories again, where nothing was done in the guest since (see workspace prepare)")
 	return cmd
 }
 

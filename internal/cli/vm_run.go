@@ -3,18 +3,19 @@ package cli
 import (
 	"context"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger/api"
 	"banger/client"
+	"banger/internal/workspace"
 )
 
 type runOptions struct {
 	specOptions
 	execOptions
+	repo           workspaceOptions
 	remove, detach bool
 	timings        timingsFlag
 }
@@ -22,19 +23,23 @@ type runOptions struct {
 func newRunCmd(a *app) *cobra.Command {
 	var o runOptions
 	cmd := &cobra.Command{
-		Use:   "run [flags] [-- COMMAND [ARG...]]",
+		Use:   "run [flags] [DIR] [-- COMMAND [ARG...]]",
 		Short: "create and start a VM and run a command in it",
 		Long: `Create and start a VM and run a command in it. Its exit code becomes banger's.
 The VM keeps running after the command, unless --rm is given. On a terminal, run
 without a command opens a shell.
 
+With DIR, the git repository that it is in is brought into the VM first (see workspace
+prepare), and the command runs in it. A VM of that --name that is there already is used.
+
 The command gets standard input only with -i. Ctrl-C before the command runs cancels
 the start and undoes everything; after that it is the command's.`,
 		Example: `  banger run --name web -d --memory 1G
   banger run --rm -- uname -a
+  banger run --rm ./app -- make test
   echo hello | banger run --rm -i -- tr a-z A-Z`,
-		Args:              func(cmd *cobra.Command, args []string) error { return noPositional(cmd, args) },
-		ValidArgsFunction: nothing,
+		Args:              runArgs,
+		ValidArgsFunction: directories,
 		Annotations:       map[string]string{failsWith125: "yes"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.run(cmd.Context(), a, cmd, args)
@@ -45,24 +50,11 @@ the start and undoes everything; after that it is the command's.`,
 	cmd.Flags().BoolVar(&o.cold, "cold", false, "boot rather than thaw a template")
 	cmd.Flags().BoolVar(&o.remove, "rm", false, "delete the VM when the command has ended")
 	o.timings.flag(cmd.Flags())
+	o.repo.flags(cmd.Flags())
+	notMounts(cmd.Flags())
+	complete(cmd, "mode", fixed(workspace.ShallowOverlay, workspace.FullCopy, workspace.MetadataOnly))
 	cmd.Flags().BoolVarP(&o.detach, "detach", "d", false, "leave the command running and print only the VM's name")
 	return cmd
-}
-
-// noPositional explains what somebody used to other tools probably meant.
-func noPositional(cmd *cobra.Command, args []string) error {
-	before := len(args)
-	if dash := cmd.ArgsLenAtDash(); dash >= 0 {
-		before = dash
-	}
-	if before == 0 {
-		return nil
-	}
-	word := args[0]
-	if info, err := os.Stat(word); err == nil && info.IsDir() {
-		return api.Errorf(api.CodeInvalid, "run takes no directory, and '%s' is one. Copy it in: banger cp %s NAME:", word, word)
-	}
-	return api.Errorf(api.CodeInvalid, "no directory '%s'. Image: banger run --image %s. Command: banger run -- %s", word, word, word)
 }
 
 func (o *runOptions) run(ctx context.Context, a *app, cmd *cobra.Command, argv []string) error {
@@ -74,7 +66,9 @@ func (o *runOptions) run(ctx context.Context, a *app, cmd *cobra.Command, argv [
 	return err
 }
 
-func (o *runOptions) runTimed(ctx context.Context, a *app, cmd *cobra.Command, argv []string, t *timings) error {
+func (o *runOptions) runTimed(ctx context.Context, a *app, cmd *cobra.Command, args []string, t *timings) error {
+	before := beforeDash(cmd, args)
+	argv := args[before:]
 	if o.detach && (o.interactive || o.tty) {
 		return api.Errorf(api.CodeInvalid, "-d and -i or -t exclude one another").WithHint("start it with -d, then: banger shell NAME")
 	}
@@ -95,15 +89,35 @@ func (o *runOptions) runTimed(ctx context.Context, a *app, cmd *cobra.Command, a
 		return err
 	}
 	spec.Main = true
+	var repo *workspace.Repo
+	if before > 0 {
+		if repo, err = workspace.Find(ctx, a.gitHost(), args[0]); err != nil {
+			return err
+		}
+		if err := repo.Check(ctx, o.repo.options(o.user)); err != nil {
+			return err
+		}
+	}
 	c, err := a.daemon()
 	if err != nil {
 		return err
 	}
 	create.Start, create.Cold = true, o.cold
 	t.end("prepare")
-	vm, err := a.createVM(ctx, c, create, t)
+	vm, made, err := o.machine(ctx, a, c, create, repo, t)
 	if err != nil {
 		return err
+	}
+	if repo != nil {
+		p, err := o.bring(ctx, a, c, vm, made, repo)
+		t.end("workspace")
+		if err != nil {
+			return err
+		}
+		if spec.User = p.User; spec.Cwd == "" {
+			spec.Cwd = p.GuestPath
+		}
+		spec.Main = made
 	}
 	if len(argv) == 0 && !shell { // only the machine was wanted
 		return a.printVM(ctx, c, vm)

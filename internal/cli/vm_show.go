@@ -88,6 +88,9 @@ func vmFields(a *app, vm api.VM) *fields {
 	}
 	f.add("at next start", strings.Join(vm.Pending, ", "))
 	f.add("snapshots", strings.Join(vm.Snapshots, ", "))
+	for _, w := range vm.Workspaces {
+		f.add("workspace", printable(fmt.Sprintf("%s  from %s  %s %s", w.GuestPath, w.HostPath, w.Branch, short(w.Head))))
+	}
 	f.add("main command", mainWords(vm.Main))
 	if vm.LastError != nil {
 		f.add("last error", vm.LastError.Message)
@@ -109,14 +112,7 @@ func mainWords(m *api.MainCommand) string {
 	if m == nil {
 		return ""
 	}
-	words := make([]string, len(m.Argv))
-	for i, w := range m.Argv {
-		words[i] = w
-		if w == "" || strings.ContainsAny(w, " \t\n\"'\\$") {
-			words[i] = strconv.Quote(w)
-		}
-	}
-	command := strings.Join(words, " ")
+	command := quoteWords(m.Argv)
 	switch {
 	case m.EndedAt == nil:
 		return command + "  (running)"
@@ -128,4 +124,16 @@ func mainWords(m *api.MainCommand) string {
 		return fmt.Sprintf("%s  (exit code %d)", command, *m.ExitCode)
 	}
 	return command + "  (" + m.Error + ")"
+}
+
+// quoteWords is a command for people to read, its words kept apart.
+func quoteWords(argv []string) string {
+	words := make([]string, len(argv))
+	for i, w := range argv {
+		words[i] = w
+		if w == "" || strings.ContainsAny(w, " \t\n\"'\\$") {
+			words[i] = strconv.Quote(w)
+		}
+	}
+	return strings.Join(words, " ")
 }

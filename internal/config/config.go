@@ -26,6 +26,7 @@ type Config struct {
 	UIDBase, UIDCount          int
 	Pool                       int
 	PoolReserve                int64 // bytes; 0 means an eighth of the host's memory
+	SessionLog                 int64 // bytes of each stream of a session that its guest keeps
 	QEMUBinary                 string
 	Mirror                     string // URL, or "host"
 	LogLevel                   string

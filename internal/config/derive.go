@@ -72,6 +72,7 @@ func (c *Config) derive(uid int, env map[string]string, h *Host) {
 	c.ReadyTimeout, c.StopTimeout = 120*time.Second, 10*time.Second
 	c.UIDBase, c.UIDCount = 1_900_000_000, 4096
 	c.Pool = 2
+	c.SessionLog = 16 * MiB
 	c.QEMUBinary, c.LogLevel = "qemu-system-x86_64", "info"
 	if runtime.GOARCH == "arm64" {
 		c.QEMUBinary = "qemu-system-aarch64"

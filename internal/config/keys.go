@@ -55,6 +55,7 @@ func Keys() []Key {
 		number("uid_count", "how many host uids there are for VMMs", 1, 1<<20, func(c *Config) *int { return &c.UIDCount }),
 		number("pool", "how many clones of the default image and shape wait to be taken, already running; 0 is none", 0, 64, func(c *Config) *int { return &c.Pool }),
 		size("pool_reserve", "memory that must stay available on the host, or the pool is given up; \"auto\" is an eighth of it", func(c *Config) *int64 { return &c.PoolReserve }),
+		size("session_log", "what is kept of each stream of a session, in the guest", func(c *Config) *int64 { return &c.SessionLog }),
 		text("qemu_binary", "the QEMU to run: a name looked up in PATH, or a path", func(c *Config) *string { return &c.QEMUBinary }, notEmpty),
 		text("mirror", "Debian mirror for builds; \"host\" is the one that this host's apt uses", func(c *Config) *string { return &c.Mirror }, notEmpty),
 		text("log_level", "what the daemon logs: debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }, oneOf("debug", "info", "warn", "error")),

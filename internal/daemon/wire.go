@@ -30,6 +30,7 @@ import (
 	"banger/internal/network/sieve"
 	"banger/internal/operation"
 	"banger/internal/server"
+	"banger/internal/session"
 	"banger/internal/store"
 	"banger/internal/template"
 	"banger/internal/vm"
@@ -51,6 +52,7 @@ type parts struct {
 	templates  *template.Service
 	network    *network.Network
 	vms        *vm.Service
+	sessions   *session.Service
 	hypervisor hypervisor.Hypervisor
 	startedAt  time.Time
 	// undo ends what was begun, in reverse.
@@ -118,14 +120,31 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 			DiskBytes: cfg.DiskSize, RootBytes: cfg.RootSize, Net: api.NetKind(cfg.Net), IdleSuspendMS: cfg.IdleSuspend.Milliseconds(),
 		},
 		ReadyTimeout: cfg.ReadyTimeout, StopTimeout: cfg.StopTimeout,
-		PoolSize: cfg.Pool, PoolReserve: cfg.PoolReserve, PoolArmed: cfg.Explicit("pool"), Memory: o.Memory,
+		PoolSize: cfg.Pool, PoolReserve: cfg.PoolReserve, PoolArmed: cfg.Explicit("pool"), Memory: o.Memory, SessionLog: cfg.SessionLog,
 	}
 	if stdio.UID == 0 {
 		vms.UIDBase, vms.UIDCount = cfg.UIDBase, cfg.UIDCount
 	}
 	p.vms = vm.New(vms)
 	p.onClose(func() error { p.vms.Close(); return nil })
+	p.sessions = sessions(p.vms, cfg, log)
+	p.onClose(func() error { p.sessions.Close(); return nil })
 	return p, nil
+}
+
+func sessions(vms *vm.Service, cfg *config.Config, log *slog.Logger) *session.Service {
+	return session.New(session.Options{
+		Store: vms.Store, VM: vms.Get, Events: vms.Events, Wake: vms.Wake, Log: log, Now: vms.Now, LogLimit: cfg.SessionLog,
+		NewID: func() string { return newID(rand.Reader) },
+		Reach: func(ctx context.Context, ref string) (session.Guest, error) {
+			vm, agent, why, end, err := vms.Reach(ctx, ref)
+			return session.Guest{VM: vm, Agent: agent, Why: why, Close: end}, err
+		},
+		Look: func(ctx context.Context, ref string) (session.Guest, error) {
+			vm, agent, err := vms.Look(ctx, ref)
+			return session.Guest{VM: vm, Agent: agent, Why: func(err error) error { return err }, Close: func() {}}, err
+		},
+	})
 }
 
 func makeHypervisor(cfg *config.Config, h host.Host, log *slog.Logger, o Options) (hypervisor.Hypervisor, error) {
@@ -197,12 +216,12 @@ func proxies(environ []string) []string {
 
 // reconcile takes up what an earlier daemon left. One part's trouble keeps no other from it.
 func (p *parts) reconcile(ctx context.Context) error {
-	return errors.Join(p.images.Reconcile(ctx), p.vms.Reconcile(ctx), p.templates.Reconcile(ctx, p.vms.TemplateInUse(ctx)))
+	return errors.Join(p.images.Reconcile(ctx), p.sessions.Follow(ctx), p.vms.Reconcile(ctx), p.templates.Reconcile(ctx, p.vms.TemplateInUse(ctx)))
 }
 
 func (p *parts) services(cfg *config.Config, stdio IO, log *slog.Logger, stop func()) server.Services {
 	return server.Services{
-		VMs: p.vms, Images: p.images, Operations: p.operations, Hypervisor: p.hypervisor, Config: cfg,
+		VMs: p.vms, Sessions: p.sessions, Images: p.images, Operations: p.operations, Hypervisor: p.hypervisor, Config: cfg,
 		Doctor: func(ctx context.Context) []api.Check { return doctor.Run(ctx, p.doctorOptions(cfg)) },
 		Stop:   stop, Log: log, UID: stdio.UID, StartedAt: p.startedAt,
 	}

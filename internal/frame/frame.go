@@ -8,6 +8,12 @@
 // server sends Stdout and Stderr frames. All output that the command itself wrote
 // comes before "exit". A stream that ends without "exit" or "error" was cut off; when
 // the client's side ends, the command is cancelled.
+//
+// A session's attach is the same but for two things: "start" says only how large the client's terminal is,
+// and when the client's side ends it is detached, and the session goes on. Of a terminal, Stderr frames carry what
+// is shown that the command has not written itself: they count in no offset. A session's send is
+// "start", Stdin frames, "eof" if stdin is to end for ever, and one empty Stdin frame; "exit" (of
+// code 0) then says that the command has been given all of it.
 package frame
 
 import (
@@ -30,6 +36,14 @@ const (
 	Stdout  Channel = 2 // server to client
 	Stderr  Channel = 3 // server to client
 	Control Channel = 4 // JSON of api.Control, both ways
+)
+
+// The channels of package brief, between daemon and agent only.
+const (
+	Start    Channel = 5 // daemon, first: a command; the rest is as after "start"
+	Exit     Channel = 6 // agent, last
+	Identity Channel = 7 // daemon, first
+	State    Channel = 8 // agent, in answer to Identity
 )
 
 // MaxPayload is the most that one frame may carry, in bytes; more is an error.
@@ -80,7 +94,7 @@ func (r *Reader) Read() (Frame, error) {
 		return Frame{}, err
 	}
 	ch, n := Channel(h[0]), binary.BigEndian.Uint32(h[1:])
-	if ch < Stdin || ch > Control {
+	if ch < Stdin || ch > State {
 		return Frame{}, api.Errorf(api.CodeInvalid, "a frame has the unknown channel %d", ch)
 	}
 	if n > MaxPayload {

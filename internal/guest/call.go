@@ -186,14 +186,19 @@ func (b *body) Close() error {
 // upgrade makes a call whose connection is kept. It then belongs to the caller, and the
 // end of ctx no longer closes it.
 func (c *Client) upgrade(ctx context.Context, method, path string, q url.Values, token string) (*upgraded, error) {
+	conn, _, err := c.upgradeHeader(ctx, method, path, q, token)
+	return conn, err
+}
+
+func (c *Client) upgradeHeader(ctx context.Context, method, path string, q url.Values, token string) (*upgraded, http.Header, error) {
 	r, err := c.do(ctx, request{method: method, path: path, query: q, upgrade: token})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if !r.stop() {
-		return nil, r.fail(ctx.Err())
+		return nil, nil, r.fail(ctx.Err())
 	}
-	return &upgraded{Conn: r.conn, in: r.in}, nil
+	return &upgraded{Conn: r.conn, in: r.in}, r.Header, nil
 }
 
 // upgraded is a connection of which some has been read ahead.

@@ -10,10 +10,11 @@ import (
 
 	"banger/api"
 	"banger/internal/frame"
+	"banger/internal/frame/brief"
 )
 
 // Exec opens a stream for one command; package frame tells the conversation, which begins with
-// the control "start". Closing the connection cancels the command. Proxy and ExecWait use it.
+// the control "start". Closing the connection cancels the command. Proxy and ExecWait begin more briefly.
 func (c *Client) Exec(ctx context.Context) (net.Conn, error) {
 	return c.upgrade(ctx, http.MethodPost, "/exec", nil, api.UpgradeFrames)
 }
@@ -34,7 +35,7 @@ func (c *Client) ExecWait(ctx context.Context, spec api.ExecSpec) (api.ExecResul
 	input := spec.StdinData
 	spec.StdinData, spec.TTY, spec.Main = nil, false, false
 	spec.Stdin = len(input) > 0
-	conn, err := c.Exec(ctx)
+	conn, err := c.start(ctx, spec)
 	if err != nil {
 		return api.ExecResult{}, err
 	}
@@ -42,9 +43,6 @@ func (c *Client) ExecWait(ctx context.Context, spec api.ExecSpec) (api.ExecResul
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	out := frame.NewWriter(conn)
-	if err := out.Control(api.Control{Type: api.ControlStart, Exec: &spec}); err != nil {
-		return api.ExecResult{}, unreachable(ctx, err)
-	}
 	if spec.Stdin {
 		go func() { // ends at the latest when conn is closed
 			if out.Write(frame.Stdin, input) == nil {
@@ -79,6 +77,9 @@ func receive(in *frame.Reader, output func(frame.Channel, []byte) error) (api.Co
 		f, err := in.Read()
 		if err != nil {
 			return api.Control{}, err
+		}
+		if f.Channel == frame.Exit {
+			return brief.Exit(f.Payload)
 		}
 		if f.Channel != frame.Control {
 			if err := output(f.Channel, f.Payload); err != nil {

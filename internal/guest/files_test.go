@@ -167,7 +167,7 @@ func TestRootConfines(t *testing.T) {
 		t.Errorf("%q", res.Stdout)
 	}
 	startSession(t, a, "main", sh("echo hi"))
-	if _, err := os.Stat(root + "/run/banger/sessions/main/status"); err != nil {
+	if _, err := os.Stat(root + api.SessionsDir + "/main/status"); err != nil {
 		t.Error(err)
 	}
 }

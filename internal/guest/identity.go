@@ -76,7 +76,7 @@ func (c *Client) Personalise(ctx context.Context, p agentapi.Personalise) (agent
 // BeginPersonalise is Personalise but for the clock's second setting, if it needs one: that is left to the caller.
 func (c *Client) BeginPersonalise(ctx context.Context, p agentapi.Personalise) (h agentapi.Health, clock func(context.Context) error, err error) {
 	host := clockFrom(p.Time)
-	h, err = post[agentapi.Health](ctx, c, "/personalise", p)
+	h, err = c.identify(ctx, p)
 	if err != nil || p.Time.IsZero() || h.Now.IsZero() {
 		return h, func(context.Context) error { return nil }, err
 	}

@@ -140,8 +140,9 @@ func start(t *testing.T, change func(*serve.Options)) *agent {
 		t.Fatal(err)
 	}
 	a := &agent{system: &system{health: agentapi.Health{Ready: true, BootID: "boot", Init: "none"}, changed: make(chan struct{})}}
+	dir := t.TempDir()
 	a.o = serve.Options{
-		System: a.system, Root: "/", SessionDir: filepath.Join(t.TempDir(), "sessions"),
+		System: a.system, Root: "/", SessionDir: filepath.Join(dir, "sessions"), SessionRun: filepath.Join(dir, "run"),
 		HoldArgv: []string{exe, "hold"}, NetDevice: "lo",
 	}
 	if change != nil {
@@ -159,10 +160,11 @@ func (a *agent) connect(t *testing.T) {
 		t.Fatal(err)
 	}
 	host, port := os.NewFile(uintptr(fds[0]), "host"), os.NewFile(uintptr(fds[1]), "port")
-	srv := &http.Server{Handler: serve.New(a.o)}
+	handler := serve.New(a.o)
+	srv := &http.Server{Handler: handler}
 	l := link.Listen(port)
 	served := make(chan struct{})
-	go func() { defer close(served); _ = srv.Serve(l) }()
+	go func() { defer close(served); _ = handler.Serve(l, srv) }()
 	a.host = host
 	a.greet(t, 1, link.Dial)
 	t.Cleanup(func() {

@@ -62,19 +62,20 @@ func (c *Client) proxy(ctx context.Context, client io.ReadWriter, in *frame.Read
 			return api.Control{}, err
 		}
 	}
-	conn, err := c.Exec(ctx)
+	conn, err := c.start(ctx, *start.Exec)
 	if err != nil {
 		return api.Control{}, err
 	}
+	return pass(ctx, client, in, out, conn, h)
+}
+
+// pass carries frames both ways until the guest's exit, which it returns.
+func pass(ctx context.Context, client io.ReadWriter, in *frame.Reader, out *frame.Writer, conn net.Conn, h Hooks) (api.Control, error) {
 	link := &passage{conn: conn, gone: make(chan struct{}), done: make(chan struct{})}
 	defer link.end()
 	stop := context.AfterFunc(ctx, link.end)
 	defer stop()
-	toGuest := frame.NewWriter(conn)
-	if err := toGuest.Control(start); err != nil {
-		return api.Control{}, broken(ctx, err)
-	}
-	go link.fromClient(in, toGuest)
+	go link.fromClient(in, frame.NewWriter(conn))
 	go link.watch(client)
 
 	exit, err := receive(frame.NewReader(conn), func(ch frame.Channel, p []byte) error {

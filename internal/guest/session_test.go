@@ -13,6 +13,7 @@ import (
 
 	"banger/api"
 	"banger/api/agentapi"
+	"banger/internal/guest"
 )
 
 func startSession(t *testing.T, a *agent, id string, spec api.ExecSpec) agentapi.Session {
@@ -26,7 +27,7 @@ func startSession(t *testing.T, a *agent, id string, spec api.ExecSpec) agentapi
 
 func readLog(t *testing.T, a *agent, id, stream string, offset int64, follow bool) (string, int64) {
 	t.Helper()
-	r, start, err := a.SessionLog(within(t), id, stream, offset, follow)
+	r, start, err := a.SessionLog(within(t), id, stream, guest.LogFrom{Offset: offset}, follow)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +97,7 @@ func TestSessionIsFoundByTheNextAgent(t *testing.T) {
 	spec := sh(`trap 'echo "$SECRET" | wc -c; exit 9' TERM; echo ready; while :; do sleep 0.05; done`)
 	spec.Env = []string{"SECRET=never-on-disk"}
 	startSession(t, a, "main", spec)
-	log, _, err := a.SessionLog(within(t), "main", "stdout", 0, true)
+	log, _, err := a.SessionLog(within(t), "main", "stdout", guest.LogFrom{}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +153,7 @@ func TestSessionWhoseHolderIsKilled(t *testing.T) {
 	a := start(t, nil)
 	s := startSession(t, a, "main", sh("echo $PPID; exec sleep 60"))
 	t.Cleanup(func() { _ = syscall.Kill(-s.PID, syscall.SIGKILL) })
-	log, _, err := a.SessionLog(within(t), "main", "stdout", 0, true)
+	log, _, err := a.SessionLog(within(t), "main", "stdout", guest.LogFrom{}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,6 +176,7 @@ func TestSessionWhoseHolderIsKilled(t *testing.T) {
 	if s, err := a.Session(within(t), "main"); err != nil || s.State != agentapi.SessionFailed || s.Error == nil {
 		t.Errorf("%+v, %v", s, err)
 	}
+	await(t, "the command to end with it", gone(strconv.Itoa(s.PID)))
 }
 
 func TestSessionWithABackgroundChild(t *testing.T) {
@@ -233,7 +235,7 @@ func TestFollowSeesEverything(t *testing.T) {
 	}
 	// A follower who leaves takes nothing with him.
 	startSession(t, a, "other", sh("sleep 60"))
-	log, _, err := a.SessionLog(within(t), "other", "stdout", 0, true)
+	log, _, err := a.SessionLog(within(t), "other", "stdout", guest.LogFrom{}, true)
 	if err != nil {
 		t.Fatal(err)
 	}

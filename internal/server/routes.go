@@ -48,6 +48,7 @@ func (s *Server) routes() []route {
 		{"GET /v1/vms/{ref}/snapshots/{name}", owner, "one snapshot", nil, answer(200, s.getSnapshot)},
 		{"POST /v1/vms/{ref}/snapshots/{name}/restore", owner, "put a VM back to a snapshot, and let it go on from there", nil, beginWith(s.restoreSnapshot)},
 		{"DELETE /v1/vms/{ref}/snapshots/{name}", owner, "remove a snapshot", nil, answer(200, s.deleteSnapshot)},
+		{"PUT /v1/vms/{ref}/workspaces", owner, "record a repository that was brought into the guest", nil, accept(200, smallBody, s.recordWorkspace)},
 		{"POST /v1/vms/{ref}/signal", owner, "send a signal to the main command", nil, accept(http.StatusNoContent, smallBody, s.signalVM)},
 		{"POST /v1/vms/{ref}/exec", owner, "run a command: live over an upgraded connection, or wait for its end", nil, s.execAction()},
 		{"POST /v1/vms/{ref}/main", owner, "start the main command, which runs on without its caller", nil, accept(http.StatusCreated, execBody, s.startMain)},
@@ -78,6 +79,29 @@ func (s *Server) routes() []route {
 		{"GET /v1/vms/{ref}/dial", owner, "connect to a TCP port on the guest's loopback", []param{
 			{"port", number, "1 to 65535", true},
 		}, s.dialAction()},
+
+		{"GET /v1/vms/{ref}/sessions", owner, "the sessions of a VM, oldest first", nil, answer(200, s.listSessionsOf)},
+		{"POST /v1/vms/{ref}/sessions", owner, "start a session; one that cannot be started is answered in state failed", nil,
+			accept(http.StatusCreated, execBody, s.startSession)},
+		{"GET /v1/vms/{ref}/sessions/{session}", owner, "one session, by name or id", nil, answer(200, s.getSession)},
+		{"DELETE /v1/vms/{ref}/sessions/{session}", owner, "remove a session that has ended, with its logs", nil, answer(200, s.deleteSession)},
+		{"GET /v1/vms/{ref}/sessions/{session}/logs", owner, "what a session has written", []param{
+			{"stream", text, "stdout (if absent) or stderr", false},
+			{"offset", number, "first byte wanted; where that is gone, the first that is there", false},
+			{"tail", number, "lines from the end; all if absent", false},
+			{"follow", flag, "go on until the session has ended", false},
+		}, raw(200, "text/plain; charset=utf-8", "", s.sessionLogs).with(api.LogOffsetHeader, "offset of the first byte sent")},
+		{"POST /v1/vms/{ref}/sessions/{session}/attach", owner, "be the one who sees what a session writes, and types", sessionOffsets,
+			frames(s.attachSession).with(api.StdoutOffsetHeader, "offset of the first byte of stdout that will be sent")},
+		{"POST /v1/vms/{ref}/sessions/{session}/send", owner, "write to a session's standard input: start, stdin, eof to end it, an empty stdin frame; then exit", nil,
+			frames(s.sendSession)},
+		{"POST /v1/vms/{ref}/sessions/{session}/stop", owner, "ask a session's command to end (TERM)", nil, answer(200, s.stopSession)},
+		{"POST /v1/vms/{ref}/sessions/{session}/signal", owner, "send a signal to a session's process group; KILL is for all it has started", nil,
+			accept(http.StatusNoContent, smallBody, s.signalSession)},
+		{"GET /v1/vms/{ref}/sessions/{session}/wait", owner, "wait until a session has ended", []param{
+			{"timeout_ms", number, "error timeout after so long; 0 or absent: never", false},
+		}, answer(200, s.waitSession)},
+		{"GET /v1/sessions", owner, "all sessions of all VMs", nil, answer(200, s.listSessions)},
 
 		{"GET /v1/images", owner, "all images", nil, answer(200, s.listImages)},
 		{"POST /v1/images/build", owner, "build an image", nil, beginWith(s.buildImage)},

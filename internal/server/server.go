@@ -1,6 +1,6 @@
 // Package server is the HTTP surface of the daemon: one route table, and for each
 // route its access, what it reads and what it answers. It owns no behaviour of VMs,
-// images or operations. It imports vm, image, doctor, operation and api, and only daemon
+// images or operations. It imports vm, session, image, doctor, operation and api, and only daemon
 // may import it.
 package server
 
@@ -21,12 +21,14 @@ import (
 	"banger/internal/hypervisor"
 	"banger/internal/image"
 	"banger/internal/operation"
+	"banger/internal/session"
 	"banger/internal/vm"
 )
 
 // Services are what the routes act on. All are set.
 type Services struct {
 	VMs        *vm.Service
+	Sessions   *session.Service
 	Images     *image.Service
 	Operations *operation.Registry
 	Hypervisor hypervisor.Hypervisor

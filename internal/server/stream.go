@@ -122,9 +122,14 @@ func (s *Server) upgrade(c *call, token string, fn func(*upgraded) error) error 
 	}
 	defer conn.Close()
 	c.w.status = http.StatusSwitchingProtocols
-	head := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + token +
-		"\r\n" + api.VersionHeader + ": " + api.Version + "\r\n\r\n"
-	if _, err := io.WriteString(conn, head); err != nil {
+	header := c.w.Header()
+	header.Set("Connection", "Upgrade")
+	header.Set("Upgrade", token)
+	var head strings.Builder
+	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	_ = header.Write(&head) // a strings.Builder takes everything
+	head.WriteString("\r\n")
+	if _, err := io.WriteString(conn, head.String()); err != nil {
 		return nil //nolint:nilerr // the caller has gone
 	}
 	// What the caller sent right behind its request is in the buffer already.

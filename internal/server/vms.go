@@ -36,6 +36,10 @@ func (s *Server) updateVM(c *call, update api.VMUpdate) (api.VM, error) {
 	return s.VMs.Update(c.ctx, c.ref(), update)
 }
 
+func (s *Server) recordWorkspace(c *call, w api.Workspace) (api.VM, error) {
+	return s.VMs.RecordWorkspace(c.ctx, c.ref(), w)
+}
+
 func (s *Server) deleteVM(c *call) (*operation.Operation, error) {
 	return s.VMs.Delete(c.ctx, c.ref(), c.flag("force"))
 }

@@ -1,6 +1,6 @@
 // Package store keeps banger's durable records in one SQLite file: a file here for
 // each noun, numbered migrations embedded. It imports api only, and is imported by
-// template, image, vm and daemon. What is currently true on the host (processes,
+// template, image, vm, session and daemon. What is currently true on the host (processes,
 // devices) is never kept here.
 package store
 

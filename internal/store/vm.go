@@ -76,6 +76,9 @@ func (t *tx) insertVM(ctx context.Context, vm api.VM, request string, complete f
 	if vm.Snapshots == nil {
 		vm.Snapshots = []string{}
 	}
+	if vm.Workspaces == nil {
+		vm.Workspaces = []api.Workspace{}
+	}
 	record, err := json.Marshal(vm)
 	if err != nil {
 		return vm, err
@@ -328,6 +331,9 @@ func scanVM(row interface{ Scan(...any) error }, ref string) (api.VM, error) {
 	}
 	if vm.Snapshots == nil { // a record from before there were any
 		vm.Snapshots = []string{}
+	}
+	if vm.Workspaces == nil { // the same
+		vm.Workspaces = []api.Workspace{}
 	}
 	return vm, nil
 }

@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"maps"
+	"slices"
 
 	"banger/api"
 	"banger/internal/operation"
@@ -71,6 +72,7 @@ func (s *Service) newFork(source api.VM, name string, want api.VMFork) api.VM {
 			delete(vm.Spec.Labels, k)
 		}
 	}
+	vm.Workspaces = slices.Clone(source.Workspaces)
 	was, r := source.Runtime, &vm.Runtime
 	r.ImageDigest, r.KernelDigest, r.Accel = was.ImageDigest, was.KernelDigest, was.Accel
 	r.ForkOf, r.Forking = source.ID, true

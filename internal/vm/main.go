@@ -9,11 +9,12 @@ import (
 
 	"banger/api"
 	"banger/api/agentapi"
+	"banger/internal/guest"
 	"banger/internal/logbook"
 )
 
 // mainSession is the name of the main command's session in the guest.
-const mainSession = "main"
+const mainSession = api.MainSession
 
 // mainLogLimit is how much of the main command's output is kept on the host.
 const mainLogLimit = 64 << 20
@@ -52,7 +53,15 @@ func (s *Service) StartMain(ctx context.Context, ref string, spec api.ExecSpec) 
 	if err := record.book.Close(); err != nil {
 		return vm, err
 	}
-	if _, err := l.agent.StartSession(ctx, agentapi.SessionStart{ID: mainSession, Exec: spec}); err != nil {
+	spec.Stdin = false // nobody is there to type
+	start := agentapi.SessionStart{ID: mainSession, Exec: spec, LogLimitBytes: s.SessionLog}
+	_, err = l.agent.StartSession(ctx, start)
+	if api.CodeOf(err) == api.CodeExists { // that of the VM which this one is a fork of
+		if err = l.agent.DeleteSession(ctx, mainSession); err == nil {
+			_, err = l.agent.StartSession(ctx, start)
+		}
+	}
+	if err != nil {
 		s.endMain(vm.ID, mainEnd{err: err})
 		return vm, err
 	}
@@ -60,6 +69,10 @@ func (s *Service) StartMain(ctx context.Context, ref string, spec api.ExecSpec) 
 		return vm, err
 	}
 	s.followMain(vm, l)
+	if err := s.Store.AddEvent(ctx, api.Event{Kind: "session.started", VMID: vm.ID, Name: vm.Name, Data: map[string]string{"session": mainSession}}); err != nil {
+		return vm, err
+	}
+	s.changes.Wake()
 	return vm, nil
 }
 
@@ -182,7 +195,7 @@ func (s *Service) followSession(ctx context.Context, l *liveVM) (mainEnd, error)
 		return mainEnd{}, err
 	}
 	end := mainEnd{exitCode: session.ExitCode, signal: session.Signal, timedOut: session.TimedOut}
-	if session.Error != nil {
+	if session.Error != nil && session.Signal == "" {
 		end.err = session.Error
 	}
 	return end, nil
@@ -192,7 +205,7 @@ func (s *Service) followSession(ctx context.Context, l *liveVM) (mainEnd, error)
 // was started again), it is taken up again.
 func (s *Service) copySession(ctx context.Context, l *liveVM, book *logbook.Book, name string, stream logbook.Stream) error {
 	for {
-		r, _, err := l.agent.SessionLog(ctx, mainSession, name, book.Written(stream), true)
+		r, _, err := l.agent.SessionLog(ctx, mainSession, name, guest.LogFrom{Offset: book.Written(stream)}, true)
 		if err != nil {
 			return err
 		}

@@ -27,6 +27,27 @@ func (s *Service) reach(ctx context.Context, ref string) (vm api.VM, l *liveVM, 
 	return vm, l, end, nil
 }
 
+// Reach is reach for packages beside this one. why may know a better reason for an error of a call.
+func (s *Service) Reach(ctx context.Context, ref string) (vm api.VM, agent *guest.Client, why func(error) error, end func(), err error) {
+	vm, l, end, err := s.reach(ctx, ref)
+	if err != nil {
+		return vm, nil, nil, nil, err
+	}
+	return vm, l.agent, l.why, end, nil
+}
+
+// Look is the way to a running VM's guest for those who only look: it is no use, and wakes nobody.
+func (s *Service) Look(ctx context.Context, ref string) (api.VM, *guest.Client, error) {
+	vm, l, err := s.agentOf(ctx, ref)
+	if err != nil {
+		return vm, nil, err
+	}
+	return vm, l.agent, nil
+}
+
+// Wake tells everybody who follows events that there are new ones.
+func (s *Service) Wake() { s.changes.Wake() }
+
 func (s *Service) awake(ctx context.Context, vm api.VM, old bool) (api.VM, *liveVM, error) {
 	if _, alive := s.vmAlive(vm.ID); alive && !old && vm.State == api.StateRunning {
 		return s.liveOf(vm)

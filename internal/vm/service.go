@@ -58,6 +58,8 @@ type Options struct {
 	PoolSize    int
 	PoolReserve int64
 	PoolArmed   bool
+	// SessionLog is what is kept in the guest of each stream of a session, in bytes.
+	SessionLog int64
 	// Memory is how the host is off for memory; nil means as /proc says.
 	Memory func() template.Memory
 }

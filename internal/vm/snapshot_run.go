@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 
 	"banger/api"
 	"banger/internal/durable"
@@ -29,7 +30,7 @@ func (s *Service) createFrom(ctx context.Context, c api.VMCreate, request string
 	defer unlock()
 	vm := api.VM{
 		ID: s.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: snap.Spec,
-		Pending: []string{}, CreatedAt: s.Now().UTC(),
+		Pending: []string{}, CreatedAt: s.Now().UTC(), Workspaces: slices.Clone(source.Workspaces),
 	}
 	own := s.withDefaults(c.Spec)
 	vm.Spec.Labels, vm.Spec.AutoRemove, vm.Spec.IdleSuspendMS = own.Labels, own.AutoRemove, own.IdleSuspendMS

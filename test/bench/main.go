@@ -65,6 +65,7 @@ func groups() []group {
 		{"idle", (*bench).idle},
 		{"records", (*bench).records},
 		{"cold", (*bench).cold},
+		{"workspace", (*bench).workspaces},
 	}
 }
 

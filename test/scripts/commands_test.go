@@ -33,6 +33,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"exits":      cmdExits,
 		"retry":      cmdRetry,
 		"tty":        cmdTTY,
+		"talk":       cmdTalk,
 		"signal":     cmdSignal,
 		"tinydisk":   cmdTinyDisk,
 		"killdaemon": cmdKillDaemon,

@@ -21,7 +21,8 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"banger": func() { os.Exit(cli.Main(context.Background(), os.Args[1:], cli.OS())) },
+		"banger":            func() { os.Exit(cli.Main(context.Background(), os.Args[1:], cli.OS())) },
+		"git-remote-banger": func() { os.Exit(cli.GitRemote(context.Background(), os.Args[1:], cli.OS())) },
 		"bangerd": func() {
 			os.Exit(daemon.Run(context.Background(), os.Args[1:], daemon.OS(), fakeParts()))
 		},

@@ -36,6 +36,8 @@ func makeTemplate(t *testing.T) string {
 		os.MkdirAll(filepath.Join(root, "etc"), 0o755), os.MkdirAll(filepath.Join(dir, "home"), 0o700), os.MkdirAll(modules, 0o755),
 		os.MkdirAll(filepath.Join(root, "bin"), 0o755),
 		os.WriteFile(filepath.Join(root, "bin", "sh"), elf, 0o755), //nolint:gosec // a program of a guest
+		os.MkdirAll(filepath.Join(root, "usr", "bin"), 0o755),
+		os.WriteFile(filepath.Join(root, "usr", "bin", "git"), elf, 0o755), //nolint:gosec // the same
 		os.WriteFile(kernel, elf, 0o644),
 		os.WriteFile(filepath.Join(modules, "modules.dep"), nil, 0o644),
 		os.WriteFile(filepath.Join(modules, "modules.builtin"), []byte(builtin), 0o644),

@@ -34,7 +34,7 @@ func (c *command) await(timeout time.Duration, gone <-chan struct{}) result {
 		c.end(unix.SIGHUP, unix.SIGTERM)
 	}
 	r.duration = time.Since(c.started)
-	ws, _ := c.state.Sys().(syscall.WaitStatus)
+	ws := c.status
 	r.exitCode = ws.ExitStatus()
 	if ws.Signaled() {
 		r.exitCode = 128 + int(ws.Signal())

@@ -23,12 +23,16 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
 	defer conn.Close()
 	out := frame.NewWriter(conn)
 	frames := frame.NewReader(in)
-	if err := s.execute(conn, frames, out); err != nil {
-		if errors.Is(err, errGone) {
-			return nil
-		}
-		e := api.AsError(err)
-		_ = out.Control(api.Control{Type: api.ControlError, Error: e})
+	spec, err := readStart(frames)
+	var exit api.Control
+	if err == nil {
+		exit, err = s.execute(conn, spec, frames, out)
+	}
+	switch {
+	case err == nil:
+		_ = out.Control(exit)
+	case !errors.Is(err, errGone):
+		_ = out.Control(api.Control{Type: api.ControlError, Error: api.AsError(err)})
 	}
 	return nil
 }
@@ -36,31 +40,35 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
 // errGone says that there is nobody left to talk to.
 var errGone = errors.New("the caller has gone")
 
-func (s *Server) execute(conn net.Conn, in *frame.Reader, out *frame.Writer) error {
+func readStart(in *frame.Reader) (api.ExecSpec, error) {
 	f, err := in.Read()
 	if err != nil {
-		return orGone(err)
+		return api.ExecSpec{}, orGone(err)
 	}
 	m, err := f.Control()
 	if err != nil {
-		return err
+		return api.ExecSpec{}, err
 	}
 	if m.Type != api.ControlStart || m.Exec == nil {
-		return api.Errorf(api.CodeInvalid, "a stream begins with start, not with %q", m.Type)
+		return api.ExecSpec{}, api.Errorf(api.CodeInvalid, "a stream begins with start, not with %q", m.Type)
 	}
-	spec := *m.Exec
+	return *m.Exec, nil
+}
+
+// execute runs a command to its end, and returns the exit to send.
+func (s *Server) execute(conn net.Conn, spec api.ExecSpec, in *frame.Reader, out *frame.Writer) (api.Control, error) {
 	began := time.Now()
 	c, err := s.place.start(spec)
 	var cannot *startError
 	if errors.As(err, &cannot) {
 		_ = out.Write(frame.Stderr, []byte("banger: "+cannot.reason+lineEnd(spec.TTY)))
-		return out.Control(api.Control{
+		return api.Control{
 			Type: api.ControlExit, ExitCode: cannot.exitCode, DurationMS: time.Since(began).Milliseconds(),
 			Error: api.Errorf(api.CodeInvalid, "%s", cannot.reason),
-		})
+		}, nil
 	}
 	if err != nil {
-		return err
+		return api.Control{}, err
 	}
 	caller := newCaller(conn, in, c, spec)
 	go caller.listen()
@@ -74,10 +82,10 @@ func (s *Server) execute(conn net.Conn, in *frame.Reader, out *frame.Writer) err
 		_ = conn.Close() // lets go of a pump that writes
 	}
 	pumps.Wait()
-	return out.Control(api.Control{
+	return api.Control{
 		Type: api.ControlExit, ExitCode: res.exitCode, Signal: res.signal, TimedOut: res.timedOut,
 		DurationMS: res.duration.Milliseconds(),
-	})
+	}, nil
 }
 
 func lineEnd(tty bool) string {
@@ -98,6 +106,11 @@ func orGone(err error) error {
 
 // upgrade answers 101 and takes the connection over. in holds what was read ahead.
 func upgrade(w http.ResponseWriter, r *http.Request, token string) (conn net.Conn, in io.Reader, err error) {
+	return upgradeWith(w, r, token, nil)
+}
+
+// upgradeWith is upgrade with headers.
+func upgradeWith(w http.ResponseWriter, r *http.Request, token string, headers map[string]string) (conn net.Conn, in io.Reader, err error) {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), token) {
 		return nil, nil, api.Errorf(api.CodeInvalid, "this call needs the header Upgrade: %s", token)
 	}
@@ -110,7 +123,11 @@ func upgrade(w http.ResponseWriter, r *http.Request, token string) (conn net.Con
 		return nil, nil, fmt.Errorf("cannot take the connection over: %w", err)
 	}
 	_ = conn.SetDeadline(time.Time{})
-	if _, err := fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", token); err != nil {
+	var more strings.Builder
+	for k, v := range headers {
+		more.WriteString(k + ": " + v + "\r\n")
+	}
+	if _, err := fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n%s\r\n", token, more.String()); err != nil {
 		_ = conn.Close()
 		return nil, nil, errGone
 	}

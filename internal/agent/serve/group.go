@@ -24,6 +24,8 @@ type group struct {
 	pid    int        // the command's own process: leader of session and process group
 	seen   map[procID]bool
 	reaped bool // pid may be another's by now, unless its group or session lives on
+	// tidy removes dir when the leader has ended; nil before.
+	tidy *time.Timer
 }
 
 // procID names a process for good; see host.Process.
@@ -60,7 +62,7 @@ func newGroup(parent string, store *groups) *group {
 type groups struct {
 	mu    sync.Mutex
 	spare string
-	busy  bool // tidy is to come
+	tidy  *time.Timer // to prepare another; nil when it is not to come
 }
 
 // take returns the spare one, or "", and sees to another.
@@ -72,9 +74,8 @@ func (gs *groups) take(parent string) string {
 	defer gs.mu.Unlock()
 	dir := gs.spare
 	gs.spare = ""
-	if !gs.busy {
-		gs.busy = true
-		time.AfterFunc(tidyAfter, func() { gs.prepare(parent) })
+	if gs.tidy == nil {
+		gs.tidy = time.AfterFunc(tidyAfter, func() { gs.prepare(parent) })
 	}
 	return dir
 }
@@ -87,7 +88,10 @@ func (gs *groups) prepare(parent string) {
 	sweep(parent)
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	gs.busy = false
+	if gs.tidy != nil {
+		gs.tidy.Stop()
+		gs.tidy = nil
+	}
 	if gs.spare == "" {
 		gs.spare, _ = os.MkdirTemp(parent, cgroupPrefix) // without one, it is made when it is needed
 	}
@@ -132,9 +136,19 @@ func (g *group) lead(pid int) {
 
 func (g *group) leaderEnded() {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.reaped = true
+	g.tidy = time.AfterFunc(tidyAfter, g.remove)
+}
+
+// tidyUp removes the group of a command that has ended, so that nothing of it is left to be done.
+func (g *group) tidyUp() {
+	g.mu.Lock()
+	if g.tidy != nil {
+		g.tidy.Stop()
+	}
 	g.mu.Unlock()
-	time.AfterFunc(tidyAfter, g.remove)
+	g.remove()
 }
 
 // remove gives the cgroup back if nobody is in it.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"banger/api"
@@ -21,8 +22,10 @@ type Options struct {
 	// Root is "/" in a guest. Another directory (the fake) stands for the guest's root: files and
 	// homes are looked up in it, users are not switched, nothing is synced.
 	Root string
-	// SessionDir keeps the sessions; empty means Root/run/banger/sessions.
+	// SessionDir keeps the sessions; empty means Root with api.SessionsDir.
 	SessionDir string
+	// SessionRun, set together with it, has the sockets of those that are held, and is empty after each boot of the guest.
+	SessionRun string
 	// HoldArgv starts a program that calls HoldMain with all arguments that follow these.
 	// Empty means /proc/self/exe hold. Whatever it is, argv[0] becomes "@banger-hold".
 	HoldArgv []string
@@ -46,6 +49,10 @@ type Server struct {
 	mux   *http.ServeMux
 	// answered is what waits for answers to leave.
 	answered answered
+	// starting is held while a session gets its name.
+	starting sync.Mutex
+	// settling is held while it is written down that nobody holds a session any more.
+	settling sync.Mutex
 }
 
 // New makes a Server.
@@ -67,7 +74,7 @@ func New(o Options) *Server {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if s.o.SessionDir == "" {
-		s.o.SessionDir = s.place.path("/run/banger/sessions")
+		s.o.SessionDir, s.o.SessionRun = s.place.path(api.SessionsDir), s.place.path("/run/banger/sessions")
 	}
 	for pattern, h := range s.routes() {
 		s.mux.Handle(pattern, s.answer(h))
@@ -88,10 +95,14 @@ func (s *Server) routes() map[string]handler {
 
 		"POST /exec":                 s.exec,
 		"POST /sessions":             s.startSession,
+		"GET /sessions":              s.sessions,
 		"GET /sessions/{id}":         s.session,
 		"DELETE /sessions/{id}":      s.deleteSession,
 		"GET /sessions/{id}/log":     s.sessionLog,
 		"POST /sessions/{id}/signal": s.signalSession,
+		"POST /sessions/{id}/stop":   s.stopSession,
+		"POST /sessions/{id}/attach": s.attachSession,
+		"POST /sessions/{id}/send":   s.sendSession,
 
 		"GET /files": s.getFile,
 		"PUT /files": s.putFile,

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -37,8 +36,9 @@ func (s *Server) sessionLog(w http.ResponseWriter, r *http.Request) error {
 		}
 		offset = n
 	}
-	dir, _ := s.sessionDir(id)
-	f, err := os.Open(filepath.Join(dir, name))
+	t, _ := s.trace(id)
+	// A session that never ran has no logs, which is as good as empty ones.
+	f, err := os.OpenFile(t.path(name), os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return fileError("read", name, err)
 	}
@@ -48,13 +48,22 @@ func (s *Server) sessionLog(w http.ResponseWriter, r *http.Request) error {
 		return fileError("read", name, err)
 	}
 	offset = max(offset, start)
+	if v := q.Get("tail"); v != "" {
+		lines, err := strconv.ParseInt(v, 10, 32)
+		if err != nil || lines < 0 {
+			return api.Errorf(api.CodeInvalid, "tail is %q: give a number of lines", v)
+		}
+		if offset, err = tailOffset(f, start, lines); err != nil {
+			return fileError("read", name, err)
+		}
+	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set(api.LogOffsetHeader, strconv.FormatInt(offset, 10))
 	if q.Get("follow") != "true" {
 		_, err := sendLog(w, f, offset)
 		return abort(err)
 	}
-	changes, err := watch(r.Context(), dir)
+	changes, err := watch(r.Context(), string(t))
 	if err != nil {
 		return err
 	}
@@ -113,6 +122,34 @@ func sendLog(w io.Writer, f *os.File, offset int64) (int64, error) {
 			return sent, err
 		}
 	}
+}
+
+// tailOffset is where the last so many lines of what is kept begin. A line that has no end yet is one.
+func tailOffset(f *os.File, start, lines int64) (int64, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	end := st.Size()
+	if lines == 0 {
+		return end, nil
+	}
+	buf := make([]byte, pumpSize)
+	for at := end; at > start; {
+		n := min(int64(len(buf)), at-start)
+		if _, err := f.ReadAt(buf[:n], at-n); err != nil {
+			return 0, err
+		}
+		for i := n - 1; i >= 0; i-- {
+			if pos := at - n + i; buf[i] == '\n' && pos != end-1 {
+				if lines--; lines == 0 {
+					return pos + 1, nil
+				}
+			}
+		}
+		at -= n
+	}
+	return start, nil
 }
 
 // watcher waits for changes in a directory, by inotify.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"os"
 	"runtime"
 	"strconv"
 	"time"
@@ -66,12 +67,13 @@ func (s *Server) quiesce(w http.ResponseWriter, r *http.Request) error {
 	if s.o.Rest != nil {
 		rest = s.o.Rest()
 	}
-	if err := s.o.System.Quiesce(context.WithoutCancel(r.Context())); err != nil {
-		return err
-	}
 	s.warmUp()
 	rehearse()
 	s.place.groups.prepare(s.place.Cgroup)
+	// The last of all: it is also the time in which the kernel cleans up after the commands.
+	if err := s.o.System.Quiesce(context.WithoutCancel(r.Context())); err != nil {
+		return err
+	}
 	runtime.GC() // so that no clone has to
 	s.onceAnswered(r, rest)
 	return s.healthy(w, s.o.System.Health())
@@ -90,6 +92,7 @@ func (s *Server) warmUp() {
 		go pump(c.stderr, c.exited, discard)
 		<-pump(c.stdout, c.exited, discard)
 		c.await(warmUpTime, nil)
+		c.group.tidyUp()
 	}
 }
 
@@ -127,7 +130,9 @@ func (s *Server) shutdown(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(r, &sd); err != nil {
 		return err
 	}
+	_ = os.WriteFile(s.endingMark(), nil, 0o600) // where there was never a session there is no place for it, and no need
 	if err := s.o.System.Shutdown(context.WithoutCancel(r.Context()), sd); err != nil {
+		_ = os.Remove(s.endingMark())
 		return err
 	}
 	return ok(w, struct{}{})

@@ -23,6 +23,8 @@ const helloEvery = time.Second
 type Session struct {
 	mux  *yamux.Session
 	conn *hostConn
+	// brief: the guest knows this version of package brief.
+	brief bool
 }
 
 // Dial greets the guest at the other end of conn and returns the session that it
@@ -43,7 +45,7 @@ func DialThawed(ctx context.Context, conn io.ReadWriteCloser, epoch uint64) (*Se
 
 func begin(ctx context.Context, conn io.ReadWriteCloser, epoch uint64, flags byte) (*Session, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	rest, err := greet(conn, epoch, flags)
+	brief, rest, err := greet(conn, epoch, flags)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -61,37 +63,36 @@ func begin(ctx context.Context, conn io.ReadWriteCloser, epoch uint64, flags byt
 		_ = conn.Close()
 		return nil, fmt.Errorf("cannot start a session with the guest: %w", err)
 	}
-	return &Session{mux: mux, conn: h}, nil
+	return &Session{mux: mux, conn: h, brief: brief}, nil
 }
 
-// greet says HELLO until it is answered, and returns the bytes read beyond the answer.
-func greet(conn io.ReadWriter, epoch uint64, flags byte) ([]byte, error) {
+// greet says HELLO until it is answered, and returns whether the guest's speech is ours, and the bytes read beyond the answer.
+func greet(conn io.ReadWriter, epoch uint64, flags byte) (brief bool, rest []byte, err error) {
 	nonce := make([]byte, nonceSize)
 	if _, err := rand.Read(nonce); err != nil {
-		return nil, err
+		return false, nil, err
 	}
 	answered := make(chan struct{})
 	said := make(chan error, 1)
-	rec := appendRecord(nil, kindHello, epoch, nonce)
-	if flags != 0 {
-		rec = appendRecord(nil, kindHello, epoch, nonce, []byte{flags})
-	}
+	rec := appendRecord(nil, kindHello, epoch, nonce, []byte{flags | helloSpeech, Speech})
 	go func() { said <- hello(conn, rec, answered) }()
 
 	// The answer is searched for as a string of bytes, not as a record: before it may stand
 	// the beginning of a record whose rest never comes.
-	want := appendRecord(nil, kindAck, epoch, nonce)
+	want, short := appendRecord(nil, kindAck, epoch, nonce, []byte{Speech}), appendRecord(nil, kindAck, epoch, nonce)
 	buf := make([]byte, 0, 64<<10)
 	for {
 		n, err := conn.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
-		if i := bytes.Index(buf, want); i >= 0 {
-			close(answered)
-			return buf[i+len(want):], <-said
+		for _, ack := range [][]byte{want, short} {
+			if i := bytes.Index(buf, ack); i >= 0 {
+				close(answered)
+				return len(ack) == len(want), buf[i+len(ack):], <-said
+			}
 		}
 		if err != nil {
 			close(answered)
-			return nil, err
+			return false, nil, err
 		}
 		if keep := len(want) - 1; len(buf) > keep {
 			buf = append(buf[:0], buf[len(buf)-keep:]...)
@@ -134,7 +135,9 @@ func (s *Session) Open(ctx context.Context) (net.Conn, error) {
 		if o.err != nil {
 			return nil, fmt.Errorf("cannot open a stream to the guest: %w", o.err)
 		}
-		return newStream(o.st, &s.conn.peers), nil
+		st := newStream(o.st, &s.conn.peers)
+		st.brief = s.brief
+		return st, nil
 	case <-ctx.Done():
 		go func() {
 			if o := <-ch; o.err == nil {

@@ -8,8 +8,8 @@
 // records (magic, kind, length of at most 16 KiB, epoch, CRC32C, payload), and a
 // reader that loses its place looks for the next record that checks.
 //
-//	host → guest   16 KiB of 0xFF (ends whatever half record the guest holds), HELLO(epoch, nonce, flags)
-//	guest → host   ACK(epoch, nonce); the host throws away all that comes before it
+//	host → guest   16 KiB of 0xFF (ends whatever half record the guest holds), HELLO(epoch, nonce, flags, speech)
+//	guest → host   ACK(epoch, nonce, speech if it is the same); the host throws away all that comes before it
 //	both           DATA(epoch): the bytes of one yamux session
 //	guest → host   BYE: the agent has just started, or knows nothing of this epoch
 //

@@ -458,3 +458,28 @@ func (s *slow) Read(p []byte) (int, error) {
 	s.b = s.b[n:]
 	return n, nil
 }
+
+// TestGuestOfAnotherSpeech: a guest that does not say the host's speech back is spoken to without it.
+func TestGuestOfAnotherSpeech(t *testing.T) {
+	host, guest := wire(t)
+	go func() {
+		rr := newRecordReader(guest, nil)
+		for {
+			rec, err := rr.next()
+			if err != nil {
+				return
+			}
+			if rec.kind == kindHello {
+				_, _ = guest.Write(appendRecord(nil, kindAck, rec.epoch, rec.payload[:nonceSize]))
+			}
+		}
+	}()
+	if s := dial(t, host, 1); s.brief {
+		t.Error("it counts as one of the same speech")
+	}
+	host, guest = wire(t)
+	echo(t, Listen(guest))
+	if s := dial(t, host, 1); !s.brief {
+		t.Error("a guest of the same speech does not count as one")
+	}
+}

@@ -89,7 +89,11 @@ func (l *Listener) take(rec record) {
 			}
 			cur = l.begin(rec.epoch, bytes.Clone(nonce))
 		}
-		ack := appendRecord(nil, kindAck, rec.epoch, cur.nonce)
+		var speech []byte
+		if len(flags) > 1 && flags[0]&helloSpeech != 0 && flags[1] == Speech {
+			speech = []byte{Speech}
+		}
+		ack := appendRecord(nil, kindAck, rec.epoch, cur.nonce, speech)
 		go func() {
 			cur.answer(ack)
 			if fresh {

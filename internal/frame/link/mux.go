@@ -71,6 +71,7 @@ type stream struct {
 	rmu    sync.Mutex // held while reading from the Stream
 	peers  *closings
 	peer   *peer
+	brief  bool
 }
 
 func newStream(st *yamux.Stream, c *closings) *stream {
@@ -80,6 +81,9 @@ func newStream(st *yamux.Stream, c *closings) *stream {
 // PeerClosed is closed as soon as it is known that the peer has closed the stream, or the
 // session has ended. What it sent before can still be read.
 func (s *stream) PeerClosed() <-chan struct{} { return s.peer.gone }
+
+// Brief reports, on the host, that the agent knows this version of package brief.
+func (s *stream) Brief() bool { return s.brief }
 
 // Thawed reports, once PeerClosed is closed or reading has failed, that the peer has not let go of
 // the stream: this guest has been thawed, and the stream is that of the guest that it was.

@@ -31,7 +31,12 @@ const (
 // Flags of a HELLO, a byte behind its nonce that may be left out.
 const (
 	helloThawed = 1 // the guest has been thawed since the epoch before
+	helloSpeech = 2 // a byte follows: the speech of the host
 )
+
+// Speech is the version of package brief, which the streams of a session may use where both ends know the same: a guest that does
+// says it back behind the nonce of its ACK.
+const Speech = 1
 
 // preambleSize is enough filler to complete any half record, whatever length it claims.
 const preambleSize = maxPayload

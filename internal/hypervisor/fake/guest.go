@@ -1,7 +1,6 @@
 package fake
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -35,6 +34,9 @@ const (
 // guest's: users are then not switched and nothing is synced.
 const guestRoot = "/."
 
+// runSuffix makes the name of the directory of the sessions' sockets.
+const runSuffix = ".run"
+
 // guest is the process that serves the agent's code.
 type guest struct {
 	*system
@@ -50,8 +52,9 @@ func runGuest(program string, spec *machineSpec) (int, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 1, err
 	}
+	// The sessions' traces outlive the guest, as on a work disk; what runs is forgotten, as in a guest's /run.
 	sessions := filepath.Join(spec.Machine.Dir, "sessions")
-	if err := errors.Join(os.RemoveAll(sessions), os.MkdirAll(sessions, 0o700)); err != nil {
+	if err := os.RemoveAll(sessions + runSuffix); err != nil {
 		return 1, err
 	}
 	sys, err := newSystem(spec)
@@ -99,15 +102,16 @@ func (g *guest) listen(program, sessions string) error {
 	if err != nil {
 		return err
 	}
+	handler := serve.New(serve.Options{
+		System: g, Root: guestRoot, SessionDir: sessions, SessionRun: sessions + runSuffix, HoldArgv: []string{program, roleHold},
+		NetDevice: "lo", Log: slog.New(slog.DiscardHandler),
+	})
 	server := &http.Server{
-		Handler: serve.New(serve.Options{
-			System: g, Root: guestRoot, SessionDir: sessions, HoldArgv: []string{program, roleHold},
-			NetDevice: "lo", Log: slog.New(slog.DiscardHandler),
-		}),
+		Handler:           handler,
 		ConnState:         func(_ net.Conn, s http.ConnState) { g.answered(s) },
 		ReadHeaderTimeout: time.Minute,
 	}
-	go func() { _ = server.Serve(link.Listen(conn)) }()
+	go func() { _ = handler.Serve(link.Listen(conn), server) }()
 	return nil
 }
 

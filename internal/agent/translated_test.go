@@ -1,0 +1,63 @@
+package agent_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"banger/api"
+	"banger/api/agentapi"
+)
+
+// BenchmarkTranslated counts the guest's instructions that QEMU translates in a new clone, where translating is most of
+// what a start costs: the same on a busy machine as on an idle one. BANGER_TEST_TRANSLATED names a directory
+// that gets QEMU's log and the kernel's symbols.
+func BenchmarkTranslated(b *testing.B) {
+	logs := short(b)
+	qemu := filepath.Join(logs, "qemu")
+	put(b, qemu, "#!/bin/sh\ncase \"$*\" in *-incoming*) exec qemu-system-x86_64 -d in_asm -D "+logs+"/%d.log \"$@\";; esac\nexec qemu-system-x86_64 \"$@\"\n", 0o755)
+	who := identity(b)
+	f := newFurnishedFreezer(b, qemu, agentapi.Release{WorkDisk: who.WorkDisk, AuthorizedKeys: who.AuthorizedKeys})
+	v := f.thaw("c", "52:54:00:00:00:77", f.frozen, f.base.Drives)
+	log := filepath.Join(logs, fmt.Sprintf("%d.log", v.i.Process().PID))
+	mark := func(what string) {
+		data, err := os.ReadFile(log)
+		if err != nil {
+			b.Fatal(err)
+		}
+		n := bytes.Count(data, []byte("\n0x"))
+		b.ReportMetric(float64(n), what)
+		if dir := os.Getenv("BANGER_TEST_TRANSLATED"); dir != "" {
+			put(b, filepath.Join(dir, what), fmt.Sprint(len(data)), 0o600)
+			put(b, filepath.Join(dir, "log"), string(data), 0o600)
+		}
+	}
+	true_ := func() {
+		if _, err := v.ExecWait(bounded(b), api.ExecSpec{Argv: []string{"true"}, Stdin: true}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	mark("0-thawed")
+	who.Time = time.Now()
+	if _, _, err := v.BeginPersonalise(bounded(b), who); err != nil {
+		b.Fatal(err)
+	}
+	mark("1-personalised")
+	true_()
+	mark("2-ran")
+	time.Sleep(1500 * time.Millisecond) // what comes by itself; nothing waits for it
+	mark("3-settled")
+	true_()
+	mark("4-ran-again")
+	if dir := os.Getenv("BANGER_TEST_TRANSLATED"); dir != "" {
+		res, err := v.ExecWait(bounded(b), api.ExecSpec{Argv: []string{"cat", "/proc/kallsyms"}, OutputLimitBytes: 64 << 20})
+		if err != nil {
+			b.Fatal(err)
+		}
+		put(b, filepath.Join(dir, "kallsyms"), res.Stdout, 0o600)
+	}
+	b.ReportMetric(0, "ns/op")
+}

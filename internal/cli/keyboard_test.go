@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"io"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDetachFilter(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		typed    []string
+		out      string
+		detached bool
+	}{
+		{[]string{"hello"}, "hello", false},
+		{[]string{"a\x10\x11b"}, "a", true},
+		{[]string{"a\x10", "\x11"}, "a", true},
+		{[]string{"\x10", "x"}, "\x10x", false},
+		{[]string{"\x10\x10\x11"}, "\x10", true},
+		{[]string{"\x10\x10x"}, "\x10\x10x", false},
+		{[]string{"\x11\x10"}, "\x11", false},
+	} {
+		var f detachFilter
+		out, detached := "", false
+		for _, p := range tt.typed {
+			more, now := f.pass([]byte(p))
+			out, detached = out+string(more), detached || now
+		}
+		if out != tt.out || detached != tt.detached {
+			t.Errorf("%q: %q %v", tt.typed, out, detached)
+		}
+	}
+}
+
+// TestKeyboard: what is typed goes to one connection after the other, and nothing of it is lost between them.
+func TestKeyboard(t *testing.T) {
+	t.Parallel()
+	in, out := io.Pipe()
+	detached := make(chan struct{})
+	k := listen(in, func() { close(detached) }, true)
+	read := func(r io.Reader) string {
+		t.Helper()
+		buf := make([]byte, 3)
+		n, err := io.ReadFull(r, buf)
+		if err != nil {
+			t.Fatalf("%q %v", buf[:n], err)
+		}
+		return string(buf)
+	}
+	first, leave := k.reader()
+	go out.Write([]byte("onetwo")) //nolint:errcheck // a pipe of the test's own
+	if got := read(first); got != "one" {
+		t.Errorf("%q", got)
+	}
+	leave()
+	if n, err := first.Read(make([]byte, 3)); n != 0 || err != io.EOF { //nolint:errorlint // the very value
+		t.Errorf("one that has left reads %d, %v", n, err)
+	}
+	next, leave := k.reader()
+	defer leave()
+	if got := read(next); got != "two" {
+		t.Errorf("%q", got)
+	}
+	go out.Write([]byte("xyz\x10\x11")) //nolint:errcheck // as above
+	if got := read(next); got != "xyz" {
+		t.Errorf("%q", got)
+	}
+	select {
+	case <-detached:
+	case <-time.After(10 * time.Second):
+		t.Error("nobody was told")
+	}
+	// The end of what is not a terminal is no detaching.
+	k = listen(strings.NewReader("\x10\x11"), func() { t.Error("detached") }, false)
+	r, leave := k.reader()
+	defer leave()
+	if all, err := io.ReadAll(r); string(all) != "\x10\x11" || err != nil {
+		t.Errorf("%q %v", all, err)
+	}
+}
