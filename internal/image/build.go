@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"banger/api"
+	"banger/internal/disk"
 	"banger/internal/operation"
 )
 
@@ -76,7 +77,7 @@ func (s *Service) makeImage(ctx context.Context, op *operation.Operation, img ap
 		return img, err
 	}
 	defer remove()
-	free, err := freeBytes(work)
+	free, err := disk.Free(work)
 	if err != nil {
 		return img, err
 	}
@@ -115,16 +116,16 @@ func (s *Service) makeImage(ctx context.Context, op *operation.Operation, img ap
 // sealImage names the disk in object by its digest, puts it in its place and records it.
 func (s *Service) sealImage(ctx context.Context, op *operation.Operation, img api.Image, object string) (api.Image, error) {
 	err := op.Step(ctx, "seal", func(ctx context.Context) error {
-		disk := filepath.Join(object, "root.ext4")
-		info, err := os.Stat(disk)
+		root := filepath.Join(object, "root.ext4")
+		info, err := os.Stat(root)
 		if err != nil {
 			return err
 		}
 		img.SizeBytes = info.Size()
-		if img.Digest, err = digestFile(ctx, disk, func(n int64) { op.Progress(n, info.Size()) }); err != nil {
+		if img.Digest, err = digestFile(ctx, root, func(n int64) { op.Progress(n, info.Size()) }); err != nil {
 			return err
 		}
-		if img.UsedBytes, err = usedBytes(disk); err != nil {
+		if img.UsedBytes, err = disk.Used(root); err != nil {
 			return err
 		}
 		img.CreatedAt = s.Now().UTC()
@@ -156,7 +157,7 @@ func (s *Service) env(more ...string) []string {
 
 // runError gives a program's failure for want of space its code.
 func (s *Service) runError(err error) error {
-	if free, e := freeBytes(s.Paths.Temp()); e == nil && free < 1<<20 {
+	if free, e := disk.Free(s.Paths.Temp()); e == nil && free < 1<<20 {
 		return api.Errorf(api.CodeExhausted, "the disk of %s is full: %w", s.Paths.State, err).WithHint("banger prune")
 	}
 	return err

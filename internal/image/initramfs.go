@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"banger/api"
+	"banger/internal/disk"
 	"banger/internal/image/initramfs"
 )
 
@@ -141,7 +142,7 @@ func (s *Service) pruneInitramfs(ctx context.Context, p *Pruned) error {
 		if err != nil || s.Now().Sub(info.ModTime()) < keepInitramfs {
 			continue
 		}
-		size, err := usedBytes(dir)
+		size, err := disk.Used(dir)
 		if err == nil {
 			err = os.RemoveAll(dir)
 		}

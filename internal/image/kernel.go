@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"banger/api"
+	"banger/internal/disk"
 	"banger/internal/operation"
 )
 
@@ -91,19 +92,19 @@ func (s *Service) makeKernel(ctx context.Context, op *operation.Operation, k api
 	if err := os.Mkdir(object, 0o700); err != nil {
 		return k, diskError(err)
 	}
-	vmlinuz, disk := filepath.Join(object, "vmlinuz"), filepath.Join(object, "modules.ext4")
+	vmlinuz, modulesDisk := filepath.Join(object, "vmlinuz"), filepath.Join(object, "modules.ext4")
 	if err := copyFile(vmlinuz, image); err != nil {
 		return k, err
 	}
 	err := op.Step(ctx, "make the modules' disk", func(ctx context.Context) error {
-		return s.makeModules(ctx, k.Version, modules, work, object, disk)
+		return s.makeModules(ctx, k.Version, modules, work, object, modulesDisk)
 	})
 	if err != nil {
 		return k, err
 	}
 	err = op.Step(ctx, "seal", func(ctx context.Context) error {
 		h := sha256.New()
-		for _, path := range []string{vmlinuz, disk} {
+		for _, path := range []string{vmlinuz, modulesDisk} {
 			d, err := digestFile(ctx, path, nil)
 			if err != nil {
 				return err
@@ -112,7 +113,7 @@ func (s *Service) makeKernel(ctx context.Context, op *operation.Operation, k api
 		}
 		k.Digest, k.CreatedAt = hex.EncodeToString(h.Sum(nil)), s.Now().UTC()
 		var err error
-		if k.UsedBytes, err = usedBytes(object); err != nil {
+		if k.UsedBytes, err = disk.Used(object); err != nil {
 			return err
 		}
 		unlock, err := s.locks.Lock(ctx, "digest "+k.Digest)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"banger/api"
+	"banger/internal/disk"
 	"banger/internal/operation"
 )
 
@@ -41,7 +42,7 @@ func TestBuildKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	boot := filepath.Join(r.Paths.Kernel(k.Digest).Boot(), k.Version)
-	if n, err := usedBytes(boot); err != nil || n > 8<<20 {
+	if n, err := disk.Used(boot); err != nil || n > 8<<20 {
 		t.Errorf("the boot modules take %d KiB, %v", n>>10, err)
 	}
 	r.AgentPath = agent

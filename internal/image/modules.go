@@ -10,13 +10,15 @@ import (
 	"strings"
 
 	"banger/internal/host"
+
+	"banger/internal/disk"
 )
 
 // makeModules makes the modules' disk, whose root directory holds VERSION/, and beside it
 // boot/VERSION with what the initramfs needs of them.
-func (s *Service) makeModules(ctx context.Context, version, modules, work, object, disk string) (err error) {
+func (s *Service) makeModules(ctx context.Context, version, modules, work, object, to string) (err error) {
 	tree, base := filepath.Join(work, "tree"), filepath.Join(work, "base")
-	free, err := freeBytes(work)
+	free, err := disk.Free(work)
 	if err != nil {
 		return err
 	}
@@ -40,7 +42,7 @@ func (s *Service) makeModules(ctx context.Context, version, modules, work, objec
 	if err := bootModules(ctx, s, filepath.Join(tree, version), filepath.Join(object, "boot", version)); err != nil {
 		return err
 	}
-	return s.makeDisk(ctx, u, tree, disk, diskSpec{sealed: true, label: "banger-modules"})
+	return s.makeDisk(ctx, u, tree, to, diskSpec{sealed: true, label: "banger-modules"})
 }
 
 // takeModules copies lib/modules/VERSION. The links "build" and "source" lead to headers that are not there.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"banger/api"
+	"banger/internal/disk"
 )
 
 // Pruned is what Prune has taken away.
@@ -57,7 +58,7 @@ func (s *Service) pruneDir(ctx context.Context, dir string, freed *int64, want f
 		if !isDigest(e.Name()) || !want(e.Name()) {
 			continue
 		}
-		size, err := usedBytes(filepath.Join(dir, e.Name()))
+		size, err := disk.Used(filepath.Join(dir, e.Name()))
 		if err == nil {
 			err = remove(ctx, e.Name())
 		}

@@ -92,31 +92,3 @@ func readOnly(dir string) error {
 	}
 	return nil
 }
-
-// usedBytes is what a file or a tree takes on the host.
-func usedBytes(path string) (int64, error) {
-	var n int64
-	err := filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			n += st.Blocks * 512
-		}
-		return nil
-	})
-	return n, err
-}
-
-// freeBytes is how much an ordinary user may still write where path is.
-func freeBytes(path string) (int64, error) {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(path, &st); err != nil {
-		return 0, fmt.Errorf("cannot ask for the free space at %s: %w", path, err)
-	}
-	return int64(st.Bavail) * st.Bsize, nil
-}

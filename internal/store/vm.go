@@ -329,12 +329,6 @@ func scanVM(row interface{ Scan(...any) error }, ref string) (api.VM, error) {
 	if err := json.Unmarshal([]byte(record), &vm); err != nil {
 		return vm, fmt.Errorf("the record of a VM is damaged: %w", err)
 	}
-	if vm.Snapshots == nil { // a record from before there were any
-		vm.Snapshots = []string{}
-	}
-	if vm.Workspaces == nil { // the same
-		vm.Workspaces = []api.Workspace{}
-	}
 	return vm, nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -85,10 +84,14 @@ func (s *Service) build(ctx context.Context, op *operation.Operation, key string
 			return api.Template{}, fmt.Errorf("cannot %s: %w", step.what, err)
 		}
 	}
+	used, err := disk.Used(s.Paths.Template(id).Dir)
+	if err != nil {
+		return api.Template{}, err
+	}
 	t := api.Template{
 		ID: id, Key: key, Image: w.Image.Name, ImageDigest: w.Image.Digest, KernelDigest: w.KernelDigest,
 		CPUs: w.CPUs, MemoryBytes: w.MemoryBytes, DiskBytes: w.DiskBytes, RootBytes: w.RootBytes, Net: w.Net,
-		Hypervisor: s.Hypervisor.Name(), Accel: b.accel, UsedBytes: usedBytes(s.Paths.Template(id).Dir),
+		Hypervisor: s.Hypervisor.Name(), Accel: b.accel, UsedBytes: used,
 		BuildMS: s.Now().Sub(begin).Milliseconds(), CreatedAt: s.Now().UTC(),
 	}
 	op.Reached("sealed")
@@ -288,23 +291,4 @@ func (b *builder) close(ctx context.Context) error {
 		errs = append(errs, os.RemoveAll(b.Paths.Template(b.id).Dir))
 	}
 	return errors.Join(errs...)
-}
-
-// usedBytes is what a directory's files take on the host.
-func usedBytes(dir string) int64 {
-	var n int64
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return 0
-	}
-	for _, e := range entries {
-		var info fs.FileInfo
-		if info, err = e.Info(); err != nil {
-			continue
-		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			n += st.Blocks * 512
-		}
-	}
-	return n
 }

@@ -2,13 +2,10 @@ package vm
 
 import (
 	"context"
-	"os"
 	"path/filepath"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"banger/api"
+	"banger/internal/disk"
 	"banger/internal/store"
 )
 
@@ -60,7 +57,7 @@ func (s *Service) planShort(vm api.VM, layers map[string]store.Layer, least int)
 			continue
 		}
 		plan := s.planDisk(vm, t, chain)
-		if plan.bytes+shortenRoom < freeBytes(s.Paths.State) {
+		if free, err := disk.Free(s.Paths.State); err == nil && plan.bytes+shortenRoom < free {
 			plans = append(plans, plan)
 		}
 	}
@@ -74,7 +71,7 @@ func (s *Service) planDisk(vm api.VM, t top, chain []store.Layer) shortening {
 	plan := shortening{top: t}
 	sizes := make([]int64, len(chain))
 	for n, l := range chain {
-		sizes[n] = fileBytes(s.Layers.Path(l.ID))
+		sizes[n] = used(s.Layers.Path(l.ID))
 	}
 	n := mergeCount(sizes)
 	if n == len(chain) && s.Disks.Format() != s.Overlays.Format() {
@@ -123,28 +120,6 @@ func (s *Service) belowLayers(vm api.VM, kind store.LayerKind) string {
 		return abs
 	}
 	return base
-}
-
-// fileBytes is what a file takes on the host; 0 for one that is not there.
-func fileBytes(path string) int64 {
-	fi, err := os.Lstat(path)
-	if err != nil {
-		return 0
-	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fi.Size()
-	}
-	return st.Blocks * 512
-}
-
-// freeBytes is the room on a path's file system; 0 where that is not known.
-func freeBytes(path string) int64 {
-	var st unix.Statfs_t
-	if unix.Statfs(path, &st) != nil {
-		return 0
-	}
-	return int64(st.Bavail) * st.Bsize
 }
 
 // layerRecords are all layers, for a chain's sake only: who cannot read them makes none short.

@@ -115,7 +115,7 @@ func (s *Service) removeOnce(ctx context.Context, id string, may func(api.VM) er
 	}
 	s.changes.Wake()
 	operation.Stage(ctx, "remove record")
-	if vm.Runtime.RootLayerID+vm.Runtime.WorkLayerID != "" || len(vm.Snapshots) > 0 {
+	if onLayers(vm) || len(vm.Snapshots) > 0 {
 		if err := s.Layers.Sweep(ctx); err != nil {
 			return err
 		}

@@ -148,7 +148,7 @@ func (s *Service) undisturbed(ctx context.Context, vm api.VM, l *liveVM) (api.VM
 	s.mu.Lock()
 	f := s.flattenings[vm.ID]
 	s.mu.Unlock()
-	if f == nil && vm.Runtime.RootLayerID == "" && vm.Runtime.WorkLayerID == "" {
+	if f == nil && !onLayers(vm) {
 		return vm, nil // as most are: nothing is to be looked up
 	}
 	deep := depth(s.layerRecords(ctx), vm)

@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -273,17 +272,6 @@ func (k *fork) freeze(ctx, vmms context.Context) error {
 	k.op.Progress(k.point.memoryBytes, 0)
 	k.op.Reached("frozen")
 	close(k.frozen)
-	if k.source.State == api.StatePaused {
-		return nil
-	}
-	// The guest's clock stood, too.
-	cctx, cancel := context.WithTimeout(ctx, clockTime)
-	defer cancel()
-	if err := k.live.agent.StepClock(cctx, k.Now()); err != nil {
-		k.op.Warn("the clock of %s could not be set after it had stood still for %s: %v", k.source.Name, p.StoodStill, err)
-	}
+	k.point.stepClock(ctx, k.op)
 	return nil
 }
-
-// clockTime bounds setting a guest's clock.
-const clockTime = 10 * time.Second

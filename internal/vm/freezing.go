@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"banger/api"
 	"banger/internal/hypervisor"
+	"banger/internal/operation"
 	"banger/internal/store"
 )
 
@@ -124,6 +126,21 @@ func (f *freezing) freeze(ctx context.Context, transient bool) (point, error) {
 	f.memoryBytes = res.MemoryBytes
 	f.point.At, f.point.StoodStill = f.Now().UTC(), res.StoodStill
 	return f.point, f.dropOld()
+}
+
+// clockTime bounds setting a guest's clock.
+const clockTime = 10 * time.Second
+
+// stepClock sets the clock of a guest that goes on: it stood with the guest. A paused one's is set when it goes on.
+func (f *freezing) stepClock(ctx context.Context, op *operation.Operation) {
+	if f.vm.State == api.StatePaused {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, clockTime)
+	defer cancel()
+	if err := f.l.agent.StepClock(ctx, f.Now()); err != nil {
+		op.Warn("the clock of %s could not be set after it had stood still for %s: %v", f.vm.Name, f.point.StoodStill, err)
+	}
 }
 
 // movedOn reports, after a failure, whether the guest is on its new disks all the same. Where that is not known nothing is touched: a VM

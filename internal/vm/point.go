@@ -99,6 +99,9 @@ func topsOf(vm api.VM) []top {
 	}
 }
 
+// onLayers reports whether one of a VM's disks lies on layers, as few do.
+func onLayers(vm api.VM) bool { return vm.Runtime.RootLayerID != "" || vm.Runtime.WorkLayerID != "" }
+
 // layerOf is where a VM's record names the layer that a disk lies on.
 func layerOf(vm *api.VM, t top) *string {
 	if t.kind == store.LayerWork {

@@ -114,14 +114,10 @@ func (k *saving) freeze(ctx context.Context) (err error) {
 	if err := f.moveOn(ctx); err != nil {
 		return err
 	}
-	if k.point, err = f.freeze(ctx, true); err != nil || k.source.State == api.StatePaused {
+	if k.point, err = f.freeze(ctx, true); err != nil {
 		return err
 	}
-	cctx, cancel := context.WithTimeout(ctx, clockTime)
-	defer cancel()
-	if err := l.agent.StepClock(cctx, k.Now()); err != nil {
-		k.op.Warn("the clock of %s could not be set after it had stood still for %s: %v", k.source.Name, k.point.StoodStill, err)
-	}
+	f.stepClock(ctx, k.op)
 	return nil
 }
 

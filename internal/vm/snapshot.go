@@ -51,14 +51,7 @@ func (s *Service) snapshotBytes(snap api.Snapshot) int64 {
 			n += used(s.Layers.Path(layer))
 		}
 	}
-	entries, err := os.ReadDir(s.Paths.Snapshot(snap.ID))
-	if err != nil {
-		return n // it has been deleted just now
-	}
-	for _, e := range entries {
-		n += used(filepath.Join(s.Paths.Snapshot(snap.ID), e.Name()))
-	}
-	return n
+	return n + used(s.Paths.Snapshot(snap.ID))
 }
 
 // CreateSnapshot snapshots a running, paused or suspended VM; the operation's result is the snapshot's name.

@@ -45,13 +45,7 @@ func (s *Service) snapshotRunning(ctx context.Context, op *operation.Operation, 
 	}
 	operation.Measured(ctx, "stood still", p.StoodStill)
 	op.Reached("frozen")
-	if vm.State == api.StateRunning { // a paused one's is set when it goes on
-		cctx, cancel := context.WithTimeout(ctx, clockTime)
-		defer cancel()
-		if err := l.agent.StepClock(cctx, s.Now()); err != nil {
-			op.Warn("the clock of %s could not be set after it had stood still for %s: %v", vm.Name, p.StoodStill, err)
-		}
-	}
+	f.stepClock(ctx, op)
 	return hold, p.describe(dir, snap)
 }
 

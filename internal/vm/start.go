@@ -295,7 +295,9 @@ func (b *boot) personalise(ctx context.Context) error {
 
 // ready waits for the agent's word that the guest is up.
 func (b *boot) ready(ctx context.Context) error {
-	b.flattenLater(b.vm.ID, mustShorten)
+	if onLayers(b.vm) {
+		b.flattenLater(b.vm.ID, mustShorten)
+	}
 	return b.bounded(ctx, func(ctx context.Context) error { return b.waitReady(ctx, b.live) })
 }
 

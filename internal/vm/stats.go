@@ -2,14 +2,13 @@ package vm
 
 import (
 	"context"
-	"os"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"banger/api"
 	"banger/api/agentapi"
+	"banger/internal/disk"
 )
 
 // statsTime bounds what a guest may take to give its own figures: a hung one must not hang the list.
@@ -69,14 +68,8 @@ func (s *Service) statsOf(ctx context.Context, vm api.VM) api.VMStats {
 	return st
 }
 
-// used is what a file takes on the host's disk; 0 when there is none.
+// used is what a file or a tree takes on the host's disk; what is gone, or goes meanwhile, is left out.
 func used(path string) int64 {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return 0
-	}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return st.Blocks * 512 // st_blocks counts 512-byte units whatever the file system (stat(2))
-	}
-	return 0
+	n, _ := disk.Used(path)
+	return n
 }

@@ -11,7 +11,7 @@ import (
 // the next start can thaw a template only where no root is yet. Called with the VM's lock held and nothing running.
 func (s *Service) dropUnused(ctx context.Context, vm api.VM) error {
 	r := vm.Runtime
-	if vm.StartedAt != nil || r.RootLayerID != "" || r.WorkLayerID != "" {
+	if vm.StartedAt != nil || onLayers(vm) {
 		return nil
 	}
 	if err := errors.Join(s.Disks.Delete(ctx, r.SystemOverlay), s.Disks.Delete(ctx, r.WorkDiskPath)); err != nil {
