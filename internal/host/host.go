@@ -9,4 +9,5 @@ package host
 type Host interface {
 	Processes
 	Networks
+	Files
 }

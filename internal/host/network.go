@@ -60,14 +60,17 @@ type Networks interface {
 	Routes() ([]Route, error)
 	// UplinkMTU is the MTU of the link of the default route; 1500 where there is none.
 	UplinkMTU() int
-	// ApplyRules hands a whole ruleset to nft, which takes it in one transaction or not at all.
-	ApplyRules(ctx context.Context, ruleset string) error
+	// ApplyRules makes banger's part of the packet filter as wanted, in one transaction or not at all.
+	ApplyRules(ctx context.Context, r Rules) error
 	// Rules lists the ruleset of the packet filter as nft prints it, tables of others included, elements of
 	// sets left out.
 	Rules(ctx context.Context) (string, error)
 	// Sysctl reads and SetSysctl writes a kernel setting, named with slashes: net/ipv4/ip_forward.
 	Sysctl(name string) (string, error)
 	SetSysctl(name, value string) error
+	// RouteNames tells systemd-resolved to ask server (ADDRESS or ADDRESS:PORT) for names below domain, and for nothing else. It
+	// forgets that by itself when the link goes.
+	RouteNames(ctx context.Context, link, server, domain string) error
 	// ListenUDP and ListenTCP open a server's socket on one address of this host.
 	ListenUDP(ctx context.Context, addr netip.AddrPort) (net.PacketConn, error)
 	ListenTCP(ctx context.Context, addr netip.AddrPort) (net.Listener, error)

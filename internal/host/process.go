@@ -26,6 +26,8 @@ type Command struct {
 	Dir string
 	// UID and GID switch the user before exec (supplementary groups are dropped); 0 means as we are.
 	UID, GID int
+	// Groups are the supplementary groups of a process that runs under another UID.
+	Groups []int
 	// Files become descriptors 3, 4, … of the process.
 	Files []*os.File
 	// Stdin, Stdout and Stderr are for Run.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"banger/api"
+	"banger/internal/host"
 	"banger/internal/network/resolvconf"
 )
 
@@ -53,8 +54,8 @@ func (n *Network) subnetOf(ip netip.Addr) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// gateway is the host's own address on the bridge: the first of the subnet.
-func gateway(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Next() }
+// gateway is the host's own address on the bridge.
+func gateway(subnet netip.Prefix) netip.Addr { return host.Gateway(subnet) }
 
 // AllocateIP finds the lowest address for a guest on the bridge that is not taken. All
 // guests of a bridge share one subnet: the one that the taken addresses are in, else the

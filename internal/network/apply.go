@@ -50,13 +50,11 @@ func (n *Network) apply(ctx context.Context) error {
 const checkEvery = 5 * time.Second
 
 func (n *Network) applyRules(ctx context.Context, subnet netip.Prefix) error {
-	rules := ruleset{
-		table: n.table(), bridge: n.o.Bridge, subnet: subnet, gateway: gateway(subnet), dns: n.dnsAddress(subnet), closed: n.planned.close,
-	}
+	rules := host.Rules{Bridge: n.o.Bridge, Subnet: subnet, DNS: n.dnsAddress(subnet), Closed: n.planned.close}
 	for _, g := range n.guests {
-		rules.guests = append(rules.guests, g)
+		rules.Guests = append(rules.Guests, g.pin())
 	}
-	return n.o.Host.ApplyRules(ctx, rules.String())
+	return n.o.Host.ApplyRules(ctx, rules)
 }
 
 // linger takes the last guest's part away, and leaves the rest for a while: making and removing a bridge takes the
@@ -106,7 +104,7 @@ func (n *Network) teardown(ctx context.Context) error {
 	for _, tap := range taps {
 		errs = append(errs, n.o.Host.DeleteLink(ctx, tap))
 	}
-	errs = append(errs, n.restoreForwarding(ctx), n.o.Host.DeleteLink(ctx, n.o.Bridge), n.o.Host.ApplyRules(ctx, removeRules(n.table())))
+	errs = append(errs, n.restoreForwarding(ctx), n.o.Host.DeleteLink(ctx, n.o.Bridge), n.o.Host.ApplyRules(ctx, host.Rules{Bridge: n.o.Bridge, Remove: true}))
 	return errors.Join(errs...)
 }
 

@@ -302,7 +302,7 @@ func TestForgedFramesWouldArrive(t *testing.T) {
 	w := newWorld(t)
 	n := New(w.o)
 	a, _ := w.pair(n)
-	if err := w.host.ApplyRules(t.Context(), removeRules("banger")); err != nil {
+	if err := nft(t.Context(), noRules); err != nil {
 		t.Fatal(err)
 	}
 	onBridge := newCapture(t, DefaultBridge)
@@ -357,10 +357,10 @@ func TestForwardingIsForGuestsOnly(t *testing.T) {
 	}
 	// Somebody comes who forwards: from then on it is for them to say.
 	docker := "table ip docker {\n chain forward {\n type filter hook forward priority 0; policy accept;\n }\n}\n"
-	if err := w.host.ApplyRules(t.Context(), docker); err != nil {
+	if err := nft(t.Context(), docker); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = w.host.ApplyRules(context.Background(), "delete table ip docker\n") })
+	t.Cleanup(func() { _ = nft(context.Background(), "delete table ip docker\n") })
 	if err := n.Set(t.Context(), []Guest{a.guest}); err != nil {
 		t.Fatal(err)
 	}
@@ -404,10 +404,10 @@ func TestWhatTheHostOnlyForwards(t *testing.T) {
 	})
 	const nat = "table ip publish {\n chain pre {\n type nat hook prerouting priority dstnat; policy accept;\n" +
 		"  ip daddr " + uplinkHost + " tcp dport 8080 dnat to " + uplinkBeyond + ":7002\n }\n}\n"
-	if err := errors.Join(addRoute("169.254.0.0/16", uplinkBeyond), w.host.ApplyRules(t.Context(), nat)); err != nil {
+	if err := errors.Join(addRoute("169.254.0.0/16", uplinkBeyond), nft(t.Context(), nat)); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = w.host.ApplyRules(context.Background(), "delete table ip publish\n") })
+	t.Cleanup(func() { _ = nft(context.Background(), "delete table ip publish\n") })
 	n := New(w.o)
 	a, _ := w.pair(n)
 	for _, addr := range []string{"169.254.169.254:80", uplinkHost + ":8080"} {
@@ -423,10 +423,10 @@ func TestWhatTheHostOnlyForwards(t *testing.T) {
 		t.Error(err)
 	}
 	rest := "table ip nat2 {\n chain post {\n type nat hook postrouting priority srcnat; policy accept;\n oifname up0 masquerade\n }\n}\n"
-	if err := w.host.ApplyRules(t.Context(), removeRules("banger")+rest); err != nil {
+	if err := nft(t.Context(), noRules+rest); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = w.host.ApplyRules(context.Background(), "delete table ip nat2\n") })
+	t.Cleanup(func() { _ = nft(context.Background(), "delete table ip nat2\n") })
 	a.do(t, func() error { return call(uplinkHost+":8080", patience) })
 }
 

@@ -60,10 +60,10 @@ func TestConflictOfSubnets(t *testing.T) {
 func TestHintsWork(t *testing.T) {
 	w := newWorld(t)
 	strict := "table inet strict {\n chain fwd0 {\n type filter hook forward priority 0; policy drop;\n }\n chain in0 {\n type filter hook input priority 0; policy drop;\n }\n}\n"
-	if err := w.host.ApplyRules(t.Context(), strict); err != nil {
+	if err := nft(t.Context(), strict); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = w.host.ApplyRules(context.Background(), "delete table inet strict\n") })
+	t.Cleanup(func() { _ = nft(context.Background(), "delete table inet strict\n") })
 	n := New(w.o)
 	a := w.attach(n, idA)
 	w.beyond.do(t, func() error { answer(t, "0.0.0.0:7002"); return nil })
@@ -89,7 +89,7 @@ func TestHintsWork(t *testing.T) {
 			if !ok {
 				t.Fatalf("hint %q", c.Hint)
 			}
-			if err := w.host.ApplyRules(t.Context(), rule+"\n"); err != nil {
+			if err := nft(t.Context(), rule+"\n"); err != nil {
 				t.Fatalf("%s: %v", cmd, err)
 			}
 		}

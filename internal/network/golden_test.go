@@ -43,23 +43,31 @@ func twoGuests() []Guest {
 	}
 }
 
+func twoPins() []host.Pin {
+	var pins []host.Pin
+	for _, g := range twoGuests() {
+		pins = append(pins, g.pin())
+	}
+	return pins
+}
+
 func TestRulesText(t *testing.T) {
 	subnet := netip.MustParsePrefix("10.213.0.0/16")
-	r := ruleset{table: "banger", bridge: "banger0", subnet: subnet, gateway: gateway(subnet), dns: netip.AddrPortFrom(gateway(subnet), 53), guests: twoGuests()}
-	golden(t, "rules.nft", r.String())
-	r.closed, r.dns, r.table, r.bridge = true, netip.AddrPortFrom(gateway(subnet), 5300), "banger-other", "other"
-	golden(t, "rules-closed-port.nft", r.String())
+	r := host.Rules{Bridge: "banger0", Subnet: subnet, DNS: netip.AddrPortFrom(gateway(subnet), 53), Guests: twoPins()}
+	golden(t, "rules.nft", r.Text())
+	r.Closed, r.DNS, r.Bridge = true, netip.AddrPortFrom(gateway(subnet), 5300), "other"
+	golden(t, "rules-closed-port.nft", r.Text())
 }
 
 // TestRulesAreAllOrNothing: the filter takes our text, both times; a mistake leaves the rules as they are.
 func TestRulesAreAllOrNothing(t *testing.T) {
 	w := newWorld(t)
 	subnet := netip.MustParsePrefix("10.213.0.0/16")
-	r := ruleset{table: "banger", bridge: "banger0", subnet: subnet, gateway: gateway(subnet), dns: netip.AddrPortFrom(gateway(subnet), 53), guests: twoGuests(), closed: true}
-	t.Cleanup(func() { _ = w.host.ApplyRules(context.Background(), removeRules("banger")) })
+	r := host.Rules{Bridge: "banger0", Subnet: subnet, DNS: netip.AddrPortFrom(gateway(subnet), 53), Guests: twoPins(), Closed: true}
+	t.Cleanup(func() { _ = nft(context.Background(), noRules) })
 	var listing string
-	for _, text := range []string{r.String(), r.String(), removeRules("banger") + "nonsense\n"} {
-		err := w.host.ApplyRules(t.Context(), text)
+	for _, text := range []string{r.Text(), r.Text(), noRules + "nonsense\n"} {
+		err := nft(t.Context(), text)
 		if (err != nil) != strings.Contains(text, "nonsense") {
 			t.Fatalf("%v from\n%s", err, text)
 		}

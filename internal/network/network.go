@@ -50,7 +50,7 @@ type Options struct {
 }
 
 // DefaultBridge is the bridge's name where none is configured.
-const DefaultBridge = "banger0"
+const DefaultBridge = host.DefaultBridge
 
 // Guest is a VM as the network knows it.
 type Guest struct {
@@ -83,6 +83,8 @@ func (g Guest) mac() net.HardwareAddr {
 	m, _ := net.ParseMAC(g.MAC)
 	return m
 }
+
+func (g Guest) pin() host.Pin { return host.Pin{Tap: g.tap(), MAC: g.mac(), IP: g.IP} }
 
 // Link is what a VMM needs for a guest's network device; the zero Link is for NetNone.
 type Link struct {
@@ -153,14 +155,6 @@ func New(o Options) *Network {
 
 // hold takes the network's lock.
 func (n *Network) hold(ctx context.Context) (func(), error) { return n.lock.Lock(ctx, "network") }
-
-// table is the name of banger's tables in the packet filter.
-func (n *Network) table() string {
-	if n.o.Bridge == DefaultBridge {
-		return "banger"
-	}
-	return "banger-" + n.o.Bridge
-}
 
 // Check refuses a kind of network that this host cannot have, before anything is made.
 func (n *Network) Check(kind api.NetKind) error {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"net/netip"
 	"os"
-
-	"banger/internal/host"
 )
 
 // resolvedSocket is there while systemd-resolved runs.
@@ -23,16 +21,7 @@ func (n *Network) routeNames(ctx context.Context, gateway netip.Addr) {
 	if dns.Port() != 53 || dns.Addr() != gateway {
 		server = dns.String()
 	}
-	for _, args := range [][]string{
-		{"dns", n.o.Bridge, server},
-		{"domain", n.o.Bridge, "~vm"},
-		{"default-route", n.o.Bridge, "false"},
-		{"llmnr", n.o.Bridge, "no"},
-		{"mdns", n.o.Bridge, "no"},
-	} {
-		if err := n.o.Host.Run(ctx, host.Command{Path: "resolvectl", Args: args}); err != nil {
-			n.o.Log.Warn("systemd-resolved does not take our names", "error", err)
-			return
-		}
+	if err := n.o.Host.RouteNames(ctx, n.o.Bridge, server, "vm"); err != nil {
+		n.o.Log.Warn("systemd-resolved does not take our names", "error", err)
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -99,6 +101,20 @@ func addRoute(dst, via string) error {
 	}
 	return netlink.RouteReplace(r)
 }
+
+// nft applies rules that are not banger's to make.
+func nft(ctx context.Context, text string) error {
+	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(text)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// noRules takes banger's away.
+var noRules = host.Rules{Bridge: DefaultBridge, Remove: true}.Text()
 
 // world is the host (this process's namespace), and a network beyond it, joined by a cable.
 type world struct {

@@ -12,6 +12,7 @@ import (
 type Host struct {
 	*processes // process*.go
 	networks   // network*.go
+	files      // files.go
 
 	script *transcript
 }

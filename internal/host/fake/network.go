@@ -108,7 +108,8 @@ func (n *networks) UplinkMTU() int {
 	return n.MTU
 }
 
-func (n *networks) ApplyRules(_ context.Context, ruleset string) error {
+func (n *networks) ApplyRules(_ context.Context, r host.Rules) error {
+	ruleset := r.Text()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.rules == ruleset {
@@ -116,6 +117,14 @@ func (n *networks) ApplyRules(_ context.Context, ruleset string) error {
 	}
 	n.note("rules:\n\t%s", strings.ReplaceAll(strings.TrimSuffix(ruleset, "\n"), "\n", "\n\t"))
 	n.rules = ruleset
+	return nil
+}
+
+// RouteNames is noted.
+func (n *networks) RouteNames(_ context.Context, link, server, domain string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.note("names below %s are asked of %s at %s", domain, server, link)
 	return nil
 }
 

@@ -2,11 +2,12 @@
 // netlink and nft on the host's side. Only daemon, which builds it once, and tests import it.
 package local
 
-// Host is the machine that banger runs on. Its two parts hold no state that
+// Host is the machine that banger runs on. Its parts hold no state that
 // outlives a call except the children that this process must reap.
 type Host struct {
 	processes // process*.go
 	networks  // network*.go
+	files     // files.go
 }
 
 // New returns the machine. It touches nothing yet.

@@ -15,7 +15,9 @@ import (
 )
 
 // ApplyRules feeds nft, which is atomic: everything or nothing.
-func (networks) ApplyRules(ctx context.Context, ruleset string) error {
+func (networks) ApplyRules(ctx context.Context, r host.Rules) error { return applyText(ctx, r.Text()) }
+
+func applyText(ctx context.Context, ruleset string) error {
 	if err := (processes{}).Run(ctx, host.Command{Path: "nft", Args: []string{"-f", "-"}, Stdin: strings.NewReader(ruleset)}); err != nil {
 		return fmt.Errorf("cannot apply packet filter rules: %w", err)
 	}
@@ -95,4 +97,20 @@ func (networks) ListenUDP(ctx context.Context, addr netip.AddrPort) (net.PacketC
 func (networks) ListenTCP(ctx context.Context, addr netip.AddrPort) (net.Listener, error) {
 	var lc net.ListenConfig
 	return lc.Listen(ctx, "tcp4", addr.String())
+}
+
+// RouteNames talks to systemd-resolved by its own program.
+func (networks) RouteNames(ctx context.Context, link, server, domain string) error {
+	for _, args := range [][]string{
+		{"dns", link, server},
+		{"domain", link, "~" + domain},
+		{"default-route", link, "false"},
+		{"llmnr", link, "no"},
+		{"mdns", link, "no"},
+	} {
+		if err := (processes{}).Run(ctx, host.Command{Path: "resolvectl", Args: args}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -77,12 +77,13 @@ func (ps processes) command(c host.Command) (*exec.Cmd, error) {
 		cmd.Env = plainEnv()
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{}
-	cmd.SysProcAttr.Credential, err = credential(c.UID, c.GID)
+	cmd.SysProcAttr.Credential, err = credential(c)
 	return cmd, err
 }
 
 // credential is nil where the process runs as we do.
-func credential(uid, gid int) (*syscall.Credential, error) {
+func credential(c host.Command) (*syscall.Credential, error) {
+	uid, gid := c.UID, c.GID
 	if (uid == 0 || uid == os.Geteuid()) && (gid == 0 || gid == os.Getegid()) {
 		return nil, nil
 	}
@@ -90,8 +91,12 @@ func credential(uid, gid int) (*syscall.Credential, error) {
 		// Half a change of identity would leave the child in group root.
 		return nil, api.Errorf(api.CodeInternal, "cannot run under uid %d and gid %d: both must be positive", uid, gid)
 	}
-	// Go calls setgroups with this empty list, so no supplementary group stays.
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), Groups: []uint32{}}, nil
+	// Go calls setgroups with this list, so that no supplementary group of ours stays.
+	groups := make([]uint32, 0, len(c.Groups))
+	for _, g := range c.Groups {
+		groups = append(groups, uint32(g))
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), Groups: groups}, nil
 }
 
 // openLog opens a log for appending. Its directory may belong to a less trusted
