@@ -114,7 +114,7 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 		Store: st, Operations: p.operations, Host: p.host, Hypervisor: p.hypervisor, Disks: disks(cfg), Network: p.network,
 		Images: p.images, KnownHosts: ssh.KnownHosts{Path: cfg.Paths.KnownHosts()}, Paths: cfg.Paths, Log: log, Now: now,
 		Random: random, Templates: p.templates,
-		Overlays: qcow2.Driver{}, Layers: layer.New(layer.Options{Store: st, Paths: cfg.Paths}),
+		Overlays: qcow2.Driver{}, Layers: layer.New(layer.Options{Store: st, Paths: cfg.Paths, Host: p.host}),
 		Defaults: api.VMSpec{
 			Image: cfg.Image, Kernel: cfg.Kernel, CPUs: cfg.CPUs, MemoryBytes: cfg.Memory,
 			DiskBytes: cfg.DiskSize, RootBytes: cfg.RootSize, Net: api.NetKind(cfg.Net), IdleSuspendMS: cfg.IdleSuspend.Milliseconds(),

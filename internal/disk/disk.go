@@ -16,6 +16,8 @@ type Spec struct {
 	SizeBytes int64
 	// UID and GID will own the file (mode 0600); 0 means the daemon's own.
 	UID, GID int
+	// Give is host.Files': how the file comes to be UID's. Nil changes its owner, which takes root.
+	Give func(path string, uid int) error
 }
 
 // Driver makes disks of one kind. Safe for concurrent use on different paths.

@@ -40,12 +40,7 @@ func Publish(s Spec, fill func(f *os.File) error) (err error) {
 	if err := fill(f); err != nil {
 		return err
 	}
-	if s.UID != 0 || s.GID != 0 {
-		if err := f.Chown(s.UID, s.GID); err != nil {
-			return err
-		}
-	}
-	if err := errors.Join(f.Chmod(0o600), f.Sync()); err != nil {
+	if err := errors.Join(f.Chmod(0o600), give(s, f, temp), f.Sync()); err != nil {
 		return err
 	}
 	if err := unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, s.Path, unix.RENAME_NOREPLACE); err != nil {
@@ -56,6 +51,16 @@ func Publish(s Spec, fill func(f *os.File) error) (err error) {
 		return err
 	}
 	return errors.Join(dir.Sync(), dir.Close())
+}
+
+func give(s Spec, f *os.File, temp string) error {
+	switch {
+	case s.UID == 0 && s.GID == 0:
+		return nil
+	case s.Give != nil:
+		return s.Give(temp, s.UID)
+	}
+	return f.Chown(s.UID, s.GID)
 }
 
 // wrap words a failure; a full disk has a code of its own.

@@ -17,6 +17,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/disk"
 	"banger/internal/durable"
+	"banger/internal/host"
 	"banger/internal/store"
 )
 
@@ -24,6 +25,7 @@ import (
 type Options struct {
 	Store *store.Store
 	Paths config.Paths
+	Host  host.Files
 }
 
 // Service is all layers of one daemon. Safe for concurrent use.
@@ -105,11 +107,10 @@ func (s *Service) Unseal(id, path string, uid int) error {
 	if err != nil {
 		return err
 	}
-	owner := uid
-	if uid == 0 {
-		owner = os.Geteuid()
+	if err := errors.Join(f.Chmod(0o600), f.Close()); err != nil || uid == 0 {
+		return err
 	}
-	return errors.Join(f.Chown(owner, owner), f.Chmod(0o600), f.Close())
+	return s.Host.Give(path, uid)
 }
 
 // Sweep removes what no VM's disk lies on any more, and files without a record.

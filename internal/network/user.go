@@ -64,7 +64,7 @@ func (n *Network) attachUser(ctx context.Context, g Guest, record func(host.Proc
 		}
 	}()
 	p := n.o.Paths.VM(g.ID)
-	uid, gid, err := owner(filepath.Dir(p.NetSocket()))
+	uid, err := host.VMMOf(filepath.Dir(p.NetSocket()))
 	if err != nil {
 		return Link{}, err
 	}
@@ -74,7 +74,7 @@ func (n *Network) attachUser(ctx context.Context, g Guest, record func(host.Proc
 	}
 	defer ours.Close()
 	defer theirs.Close()
-	passt := host.Command{Path: "passt", Args: passtArgs(g.ID), UID: uid, GID: gid, Files: []*os.File{theirs}, LogPath: p.NetLog()}
+	passt := host.Command{Path: "passt", Args: passtArgs(g.ID), UID: uid, GID: uid, Files: []*os.File{theirs}, LogPath: p.NetLog()}
 	if _, err := n.o.Host.Spawn(passt); err != nil {
 		return Link{}, err
 	}
@@ -82,7 +82,7 @@ func (n *Network) attachUser(ctx context.Context, g Guest, record func(host.Proc
 	if err := n.probe(ctx, ours, g); err != nil {
 		return Link{}, fmt.Errorf("passt does not work: %w%s", err, tailOf(p.NetLog()))
 	}
-	listener, err := listenFor(p.NetSocket(), uid, gid)
+	listener, err := n.listenFor(p.NetSocket(), uid)
 	if err != nil {
 		return Link{}, err
 	}
@@ -90,7 +90,7 @@ func (n *Network) attachUser(ctx context.Context, g Guest, record func(host.Proc
 	filter := host.Command{
 		Path: n.o.UserFilter[0], Args: append(slices.Clone(n.o.UserFilter[1:]), "--socket", p.NetSocket(), "--guest", userIP.String(),
 			"--resolver", userResolver.String(), "--resolv-conf", n.o.ResolvConf),
-		UID: uid, GID: gid, Files: []*os.File{listener, ours}, LogPath: p.NetLog(),
+		UID: uid, GID: uid, Files: []*os.File{listener, ours}, LogPath: p.NetLog(),
 	}
 	proc, err := n.o.Host.Spawn(filter)
 	if err != nil {
@@ -193,18 +193,6 @@ func (n *Network) end(ctx context.Context, p host.Process) error {
 	return n.o.Host.Wait(ctx, p)
 }
 
-// owner is whom a VM's private directory belongs to: 0 where that is us.
-func owner(dir string) (uid, gid int, err error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(dir, &st); err != nil {
-		return 0, 0, fmt.Errorf("cannot look at %s: %w", dir, err)
-	}
-	if int(st.Uid) == os.Geteuid() {
-		return 0, 0, nil
-	}
-	return int(st.Uid), int(st.Gid), nil
-}
-
 func socketPair() (ours, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -215,7 +203,7 @@ func socketPair() (ours, theirs *os.File, err error) {
 
 // listenFor makes a socket that the VMM's uid may connect to. The directory is that uid's, so nothing in it
 // is followed.
-func listenFor(path string, uid, gid int) (*os.File, error) {
+func (n *Network) listenFor(path string, uid int) (*os.File, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the network socket: %w", err)
@@ -223,7 +211,7 @@ func listenFor(path string, uid, gid int) (*os.File, error) {
 	defer l.Close()
 	l.SetUnlinkOnClose(false)
 	if uid != 0 {
-		if err := os.Lchown(path, uid, gid); err != nil {
+		if err := n.o.Host.Give(path, uid); err != nil {
 			return nil, err
 		}
 	}

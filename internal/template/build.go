@@ -151,7 +151,7 @@ func (b *builder) disks(ctx context.Context) error {
 		return err
 	}
 	if b.UID != 0 {
-		if err := os.Chown(p.Private(), b.UID, b.UID); err != nil {
+		if err := b.Host.Give(p.Private(), b.UID); err != nil {
 			return err
 		}
 	}
@@ -163,8 +163,8 @@ func (b *builder) disks(ctx context.Context) error {
 	}
 	b.accel = f.Accel
 	return errors.Join(
-		b.Disks.Create(ctx, disk.Spec{Path: p.RootDisk(), Base: b.want.Root, SizeBytes: b.want.RootBytes, UID: b.UID, GID: b.UID}),
-		b.Disks.Create(ctx, disk.Spec{Path: p.WorkDisk(), SizeBytes: b.want.DiskBytes, UID: b.UID, GID: b.UID}),
+		b.Disks.Create(ctx, disk.Spec{Path: p.RootDisk(), Base: b.want.Root, SizeBytes: b.want.RootBytes, UID: b.UID, GID: b.UID, Give: b.Host.Give}),
+		b.Disks.Create(ctx, disk.Spec{Path: p.WorkDisk(), SizeBytes: b.want.DiskBytes, UID: b.UID, GID: b.UID, Give: b.Host.Give}),
 	)
 }
 

@@ -30,7 +30,7 @@ func (s *Service) makeDirs(vm api.VM) error {
 	if vm.Runtime.UID == 0 {
 		return nil
 	}
-	return os.Chown(p.Private(), vm.Runtime.UID, vm.Runtime.UID)
+	return s.Host.Give(p.Private(), vm.Runtime.UID)
 }
 
 // writeSecret writes a file that only the daemon may read.

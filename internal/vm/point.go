@@ -68,7 +68,7 @@ func (s *Service) makeTops(ctx context.Context, vm api.VM, p point) error {
 		}
 		g.Go(func() error {
 			return s.Overlays.Create(ctx, disk.Spec{
-				Path: t.path, Base: s.Layers.Path(t.layer), BaseFormat: format, SizeBytes: t.size, UID: vm.Runtime.UID, GID: vm.Runtime.UID,
+				Path: t.path, Base: s.Layers.Path(t.layer), BaseFormat: format, SizeBytes: t.size, UID: vm.Runtime.UID, GID: vm.Runtime.UID, Give: s.Host.Give,
 			})
 		})
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"syscall"
 	"time"
 
 	"banger/api"
@@ -188,9 +187,8 @@ func bootTime() time.Time {
 func (s *Service) sweepOne(ctx context.Context, id string) error {
 	var errs []error
 	m := hypervisor.Machine{ID: id, Dir: s.Paths.VM(id).Private()}
-	var st syscall.Stat_t
-	if syscall.Lstat(m.Dir, &st) == nil {
-		m.UID, m.GID = int(st.Uid), int(st.Gid) // its VMM's
+	if uid, err := host.VMMOf(m.Dir); err == nil {
+		m.UID, m.GID = uid, uid
 	}
 	if p, found := s.Hypervisor.Find(ctx, m); found {
 		errs = append(errs, s.endProcess(ctx, p))

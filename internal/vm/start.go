@@ -187,9 +187,12 @@ func (b *boot) disks(ctx context.Context) error {
 	}
 	root := disk.Spec{
 		Path: b.vm.Runtime.SystemOverlay, Base: b.Images.RootPath(img.Digest), SizeBytes: b.vm.Spec.RootBytes,
-		UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID,
+		UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID, Give: b.Host.Give,
 	}
-	work := disk.Spec{Path: b.vm.Runtime.WorkDiskPath, SizeBytes: b.vm.Spec.DiskBytes, UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID}
+	work := disk.Spec{
+		Path: b.vm.Runtime.WorkDiskPath, SizeBytes: b.vm.Spec.DiskBytes,
+		UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID, Give: b.Host.Give,
+	}
 	if b.base.ID != "" {
 		t := b.Paths.Template(b.base.ID)
 		root.Base, root.BaseFormat = t.Root(), b.Disks.Format()

@@ -1,9 +1,12 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"banger/internal/host"
 )
@@ -16,7 +19,27 @@ func (files) Give(path string, uid int) error {
 	if uid == 0 || uid == os.Geteuid() {
 		return nil
 	}
-	return os.Lchown(path, uid, uid)
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot give %s to uid %d: %w", path, uid, err)
+	}
+	defer unix.Close(fd)
+	// By descriptor: its directory may be the VMM's, and what is given must be what was looked at.
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil {
+		switch {
+		case st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Nlink != 1:
+			err = errors.New("it has more than one name")
+		case int(st.Uid) != os.Geteuid() && int(st.Uid) != uid:
+			err = fmt.Errorf("it belongs to uid %d", st.Uid)
+		default:
+			err = unix.Fchownat(fd, "", uid, uid, unix.AT_EMPTY_PATH)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot give %s to uid %d: %w", path, uid, err)
+	}
+	return nil
 }
 
 // OpenMemory leaves it to the number: who may ask the kernel at all may use the calls that are faster.

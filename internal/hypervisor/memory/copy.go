@@ -71,6 +71,9 @@ type transfer func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags
 
 // vectors moves many runs with each call: half the time of /proc/PID/mem, which copies twice.
 func (r Region) vectors(runs []Run, buf []byte, move transfer) error {
+	if r.door != nil {
+		return unix.ENOSYS // that call goes by what we may ourselves
+	}
 	remote := make([]unix.RemoteIovec, 0, min(len(runs), maxVector))
 	for len(runs) > 0 {
 		remote, total := remote[:0], 0
@@ -99,9 +102,9 @@ func (r Region) vectors(runs []Run, buf []byte, move transfer) error {
 	return nil
 }
 
-// each is for kernels without CONFIG_CROSS_MEMORY_ATTACH.
+// each is for kernels without CONFIG_CROSS_MEMORY_ATTACH, and for processes that others must open.
 func (r Region) each(runs []Run, buf []byte, flag int, move func(*os.File, []byte, int64) error) error {
-	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", r.pid), flag, 0)
+	f, err := r.open("mem", flag)
 	if err != nil {
 		return err
 	}

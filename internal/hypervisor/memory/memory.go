@@ -10,9 +10,12 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
+
+	"banger/internal/host"
 )
 
 // PageSize is the unit of everything here: offsets and lengths are multiples of it.
@@ -21,6 +24,7 @@ const PageSize = 4096
 // Region is a guest's memory inside a VMM's process.
 type Region struct {
 	pid  int
+	door func() (host.Memory, error) // nil: the process is opened by its number
 	base uint64
 	size int64
 	// Image reports whether the region maps a file; otherwise it began as zeros.
@@ -34,6 +38,20 @@ type Run struct {
 	Zero bool
 }
 
+// In is At for a process that may have to be opened by somebody who may: h.
+func In(h host.Files, p host.Process, base uint64, size int64) (Region, error) {
+	m, err := h.OpenMemory(p)
+	if err != nil {
+		return Region{}, err
+	}
+	if m == (host.Memory{}) {
+		return At(p.PID, base, size)
+	}
+	defer m.Close()
+	r := Region{pid: p.PID, base: base, size: size, door: func() (host.Memory, error) { return h.OpenMemory(p) }}
+	return r, r.find(m.Maps)
+}
+
 // At describes memory that a VMM says it has at an address of its own. The answer comes from a less trusted
 // process, so the kernel is asked whether that is memory at all; whose it is does not matter, since a VMM can only lie about itself.
 func At(pid int, base uint64, size int64) (Region, error) {
@@ -43,11 +61,16 @@ func At(pid int, base uint64, size int64) (Region, error) {
 		return r, err
 	}
 	defer f.Close()
-	at, end := base, base+uint64(size)
-	for in := bufio.NewScanner(f); in.Scan() && at < end; {
+	return r, r.find(f)
+}
+
+// find looks the region up among the process's mappings.
+func (r *Region) find(maps io.Reader) error {
+	at, end := r.base, r.base+uint64(r.size)
+	for in := bufio.NewScanner(maps); in.Scan() && at < end; {
 		m, err := parseMapping(in.Text())
 		if err != nil {
-			return r, err
+			return err
 		}
 		if m.end <= at {
 			continue
@@ -59,9 +82,9 @@ func At(pid int, base uint64, size int64) (Region, error) {
 		at = m.end
 	}
 	if at < end {
-		return r, fmt.Errorf("process %d has no private memory of %d MiB at %#x", pid, size>>20, base)
+		return fmt.Errorf("process %d has no private memory of %d MiB at %#x", r.pid, r.size>>20, r.base)
 	}
-	return r, nil
+	return nil
 }
 
 // mapping is a line of /proc/PID/maps (proc_pid_maps(5)).
@@ -99,4 +122,23 @@ func Bytes(runs []Run) int64 {
 		}
 	}
 	return n
+}
+
+// open opens what /proc has of the process under a name: "pagemap" or "mem".
+func (r Region) open(name string, flag int) (*os.File, error) {
+	if r.door == nil {
+		return os.OpenFile(fmt.Sprintf("/proc/%d/%s", r.pid, name), flag, 0)
+	}
+	m, err := r.door()
+	if err != nil {
+		return nil, err
+	}
+	f := &m.PageMap
+	if name == "mem" {
+		f = &m.Mem
+	}
+	keep := *f
+	*f = nil
+	m.Close()
+	return keep, nil
 }

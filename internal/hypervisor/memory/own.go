@@ -31,7 +31,7 @@ const (
 
 // Own finds the pages that belong to this process alone: written since it mapped the image, or, where there is no image, at all.
 func (r Region) Own() ([]Run, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", r.pid))
+	f, err := r.open("pagemap", os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}

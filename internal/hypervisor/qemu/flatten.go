@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -89,7 +88,7 @@ func (i *instance) beginFlatten(ctx context.Context, n int, base string) (*qmp.C
 	}
 	end, below := len(chain), ""
 	if base != "" {
-		names := i.openedAs(base)
+		names := i.h.host.OpenedAs(i.p, base)
 		end = slices.IndexFunc(chain, func(n qmp.Node) bool { return n.File == base || slices.Contains(names, n.File) })
 		if end < 1 {
 			return nil, nil, api.Errorf(api.CodeNotFound, "%s is not below its newest layer", base)
@@ -113,27 +112,6 @@ func (i *instance) beginFlatten(ctx context.Context, n int, base string) (*qmp.C
 		return nil, nil, err
 	}
 	return c, j, nil
-}
-
-// openedAs are the names by which QEMU has opened a file: a layer that it made has a new one since. The kernel keeps
-// those of its descriptors.
-func (i *instance) openedAs(path string) []string {
-	var names []string
-	want, err := os.Stat(path)
-	if err != nil {
-		return nil
-	}
-	dir := fmt.Sprintf("/proc/%d/fd/", i.p.PID)
-	fds, _ := os.ReadDir(dir) // one that cannot be read tells of no names
-	for _, fd := range fds {
-		if fi, err := os.Stat(dir + fd.Name()); err != nil || !os.SameFile(fi, want) {
-			continue
-		}
-		if name, err := os.Readlink(dir + fd.Name()); err == nil {
-			names = append(names, strings.TrimSuffix(name, " (deleted)"))
-		}
-	}
-	return names
 }
 
 // filterOf names the node that QEMU puts over the newest layer while it copies.

@@ -33,7 +33,7 @@ func (i *instance) findMemory(ctx context.Context, c *qmp.Client) (*places, erro
 	if err != nil {
 		return nil, err
 	}
-	if p.guest, err = memory.At(i.p.PID, base, i.m.MemoryBytes); err != nil {
+	if p.guest, err = memory.In(i.h.host, i.p, base, i.m.MemoryBytes); err != nil {
 		return nil, err
 	}
 	if err := readable(p.guest); err != nil {
@@ -46,7 +46,7 @@ func (i *instance) findMemory(ctx context.Context, c *qmp.Client) (*places, erro
 	if base, err = firmwareAt.HostAddress(ctx); err != nil {
 		return nil, err
 	}
-	if p.firmware, err = memory.At(i.p.PID, base, size); err != nil {
+	if p.firmware, err = memory.In(i.h.host, i.p, base, size); err != nil {
 		return nil, err
 	}
 	i.places = p

@@ -118,9 +118,11 @@ func (h *Hypervisor) spawn(m *hypervisor.Machine, f *facts, l launch) (_ spawned
 	} else {
 		args = append([]string{f.Binary}, args...)
 	}
-	uid, gid := credentials(m, f)
+	if err := h.makeConsole(m); err != nil {
+		return s, err
+	}
 	s.p, err = h.host.Spawn(host.Command{
-		Path: path, Args: args, Dir: "/", UID: uid, GID: gid,
+		Path: path, Args: args, Dir: "/", UID: m.UID, GID: m.GID, Groups: groups(m, f),
 		Files: l.files, LogPath: vmmLog(m), OOMScoreAdj: oomScoreAdj,
 	})
 	return s, err
@@ -134,12 +136,12 @@ func (s *spawned) close() {
 	}
 }
 
-// credentials: under KVM a VMM of its own uid gets the group that may open /dev/kvm.
-func credentials(m *hypervisor.Machine, f *facts) (uid, gid int) {
+// groups: under KVM a VMM of its own uid gets the group that may open /dev/kvm.
+func groups(m *hypervisor.Machine, f *facts) []int {
 	if m.UID != 0 && f.Accel == "kvm" && f.KVMGroup != 0 {
-		return m.UID, f.KVMGroup
+		return []int{f.KVMGroup}
 	}
-	return m.UID, m.GID
+	return nil
 }
 
 // bringUp records the process, shakes hands and lets the guest begin.

@@ -188,13 +188,13 @@ func (t *thaw) load(ctx context.Context, i *instance) error {
 	if err != nil {
 		return err
 	}
-	if err := t.fill(i.p.PID, base); err != nil {
+	if err := t.fill(i, base); err != nil {
 		return err
 	}
 	if base, err = firmwareAt.HostAddress(ctx); err != nil {
 		return err
 	}
-	if err := t.fillFirmware(i.p.PID, base); err != nil {
+	if err := t.fillFirmware(i, base); err != nil {
 		return err
 	}
 	t.stage(hypervisor.StageMemory)
@@ -236,8 +236,8 @@ func (t *thaw) loaded(ctx context.Context, i *instance, done <-chan string) erro
 	return cannotContinue(fmt.Errorf("QEMU ended while it loaded the device state: %s", i.log.lines()))
 }
 
-func (t *thaw) fillFirmware(pid int, base uint64) error {
-	r, err := memory.At(pid, base, int64(len(t.state.Firmware)))
+func (t *thaw) fillFirmware(i *instance, base uint64) error {
+	r, err := memory.In(i.h.host, i.p, base, int64(len(t.state.Firmware)))
 	if err != nil {
 		return err
 	}
@@ -245,8 +245,8 @@ func (t *thaw) fillFirmware(pid int, base uint64) error {
 }
 
 // fill puts the frozen memory into QEMU's.
-func (t *thaw) fill(pid int, base uint64) error {
-	r, err := memory.At(pid, base, t.m.MemoryBytes)
+func (t *thaw) fill(i *instance, base uint64) error {
+	r, err := memory.In(i.h.host, i.p, base, t.m.MemoryBytes)
 	if err != nil {
 		return err
 	}
