@@ -10,4 +10,5 @@ type Host interface {
 	Processes
 	Networks
 	Files
+	Blocks
 }

@@ -13,6 +13,7 @@ type Host struct {
 	*processes // process*.go
 	networks   // network*.go
 	files      // files.go
+	*blocks    // blocks.go
 
 	script *transcript
 }
@@ -20,7 +21,7 @@ type Host struct {
 // New returns a machine on which nothing has happened yet.
 func New() *Host {
 	script := &transcript{}
-	h := &Host{processes: newProcesses(script), networks: networks{script: script}, script: script}
+	h := &Host{processes: newProcesses(script), networks: networks{script: script}, blocks: newBlocks(script), script: script}
 	h.Act("passt", playPasst)
 	return h
 }

@@ -1,5 +1,5 @@
 // Package local is the real machine: it owns every use of os/exec, pidfds,
-// netlink and nft on the host's side. Only daemon, which builds it once, and tests import it.
+// netlink, nft, loop devices and device-mapper on the host's side. Only daemon, which builds it once, and tests import it.
 package local
 
 // Host is the machine that banger runs on. Its parts hold no state that
@@ -8,6 +8,7 @@ type Host struct {
 	processes // process*.go
 	networks  // network*.go
 	files     // files.go
+	blocks    // blocks*.go
 }
 
 // New returns the machine. It touches nothing yet.
