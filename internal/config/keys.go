@@ -44,7 +44,7 @@ func Keys() []Key {
 		text("disk_driver", "copy-on-write disks: qcow2 or clone", func(c *Config) *string { return &c.DiskDriver }, oneOf("qcow2", "clone")),
 		text("bridge", "name of the bridge that VMs hang on", func(c *Config) *string { return &c.Bridge }, interfaceName),
 		text("subnet", "addresses of the VMs on the bridge, /8 to /29", func(c *Config) *string { return &c.Subnet }, subnet),
-		text("dns_address", "where the daemon answers NAME.vm, ADDRESS or ADDRESS:PORT; \"bridge\" is the bridge's own address", func(c *Config) *string { return &c.DNSAddress }, dnsAddress),
+		text("dns_address", "where the daemon answers NAME.vm, ADDRESS, ADDRESS:PORT or :PORT; \"bridge\" is the bridge's own address", func(c *Config) *string { return &c.DNSAddress }, dnsAddress),
 		duration("ready_timeout", "how long a guest may take to get ready", func(c *Config) *time.Duration { return &c.ReadyTimeout }),
 		duration("stop_timeout", "how long a guest may take to stop before it is forced", func(c *Config) *time.Duration { return &c.StopTimeout }),
 		directory("state_dir", "where everything is kept", func(c *Config) *string { return &c.Paths.State }, false),
@@ -196,8 +196,11 @@ func dnsAddress(s string) error {
 	if _, err := netip.ParseAddr(s); err == nil {
 		return nil
 	}
+	if strings.HasPrefix(s, ":") {
+		s = "0.0.0.0" + s
+	}
 	if _, err := netip.ParseAddrPort(s); err == nil {
 		return nil
 	}
-	return fmt.Errorf("%q is neither an address, nor ADDRESS:PORT, nor \"bridge\"", s)
+	return fmt.Errorf("%q is none of \"bridge\", ADDRESS, ADDRESS:PORT and :PORT", s)
 }

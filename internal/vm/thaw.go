@@ -77,7 +77,8 @@ func (b *boot) clone(ctx context.Context) error {
 	}
 	f := b.Templates.Frozen(b.base)
 	f.Stage = b.op.Stage
-	f.BeforeRun = func() error { return b.link.Pinned(ctx) } // made while the VMM starts
+	var network error
+	f.BeforeRun = func() error { network = b.link.Pinned(ctx); return network } // made while the VMM starts
 	instance, err := b.Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
 	if err == nil {
 		err := b.running(ctx, instance, true)
@@ -86,6 +87,9 @@ func (b *boot) clone(ctx context.Context) error {
 	}
 	if context.Cause(ctx) != nil {
 		return err
+	}
+	if network != nil { // the template is not to blame
+		return network
 	}
 	b.op.Warn("the template did not thaw and is discarded, the VM is booted: %v", err)
 	if err := b.bootInstead(ctx, err); err != nil {

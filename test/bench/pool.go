@@ -12,7 +12,7 @@ func (b *bench) pool() (lines []line, err error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := b.newHome("q", "BANGER_POOL=2")
+	h, err := b.newHome("q", "BANGER_POOL=2", "BANGER_BRIDGE=benchq", "BANGER_SUBNET=172.27.0.0/16") // the first home's may linger
 	if err != nil {
 		return nil, err
 	}

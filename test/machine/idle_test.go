@@ -2,19 +2,15 @@ package machine
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"banger/api"
 )
@@ -65,36 +61,6 @@ func (b *box) keeps(args ...string) (stop func()) {
 	})
 	b.t.Cleanup(stop)
 	return stop
-}
-
-// dial connects from within the namespace.
-func (n *namespace) dial(address string) net.Conn {
-	n.t.Helper()
-	to, err := net.ResolveTCPAddr("tcp", address)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	own, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	defer own.Close()
-	its, err := os.Open(n.path())
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	defer its.Close()
-	if err := unix.Setns(int(its.Fd()), unix.CLONE_NEWNET); err != nil {
-		n.t.Fatal(err)
-	}
-	conn, err := net.DialTCP("tcp", nil, to)
-	if err := errors.Join(err, unix.Setns(int(own.Fd()), unix.CLONE_NEWNET)); err != nil {
-		n.t.Fatal(err)
-	}
-	n.t.Cleanup(func() { _ = conn.Close() })
-	return conn
 }
 
 // echoes sends a line over a connection and waits until it has come back.

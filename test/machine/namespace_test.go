@@ -1,14 +1,19 @@
 package machine
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // namespace is a network of a box's own: loopback only, until uplink.
@@ -129,4 +134,50 @@ func commandLine(pid int) string {
 		return ""
 	}
 	return strings.ReplaceAll(strings.TrimRight(string(text), "\x00"), "\x00", " ")
+}
+
+// dial connects from within the namespace.
+func (n *namespace) dial(address string) (conn net.Conn) {
+	n.t.Helper()
+	n.within(func() (err error) {
+		conn, err = net.Dial("tcp", address)
+		return err
+	})
+	n.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// listenUDP takes an address in the namespace.
+func (n *namespace) listenUDP(address string) (conn net.PacketConn) {
+	n.t.Helper()
+	n.within(func() (err error) {
+		conn, err = net.ListenPacket("udp", address)
+		return err
+	})
+	n.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// within runs fn on a thread that is in the namespace: for addresses, which need no other goroutine.
+func (n *namespace) within(fn func() error) {
+	n.t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	own, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer own.Close()
+	its, err := os.Open(n.path())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer its.Close()
+	if err := unix.Setns(int(its.Fd()), unix.CLONE_NEWNET); err != nil {
+		n.t.Fatal(err)
+	}
+	err = fn()
+	if err := errors.Join(err, unix.Setns(int(own.Fd()), unix.CLONE_NEWNET)); err != nil {
+		n.t.Fatal(err)
+	}
 }

@@ -275,3 +275,24 @@ func TestPause(t *testing.T) {
 	b.must("rm", "x")
 	b.checkNothingOfVMs()
 }
+
+// TestTakenDNSPort: a start that fails by the network says so, and blames no template.
+func TestTakenDNSPort(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, setting("dns_address", ":5353"))
+	b.must("template", "build")
+	before := b.must("template", "list", "--json")
+	taken := b.net.listenUDP("0.0.0.0:5353")
+	r := b.fails(125, []string{"5353"}, "run", "--rm", "--name", "x", "--", "true")
+	if strings.Contains(r.stderr, "template") {
+		t.Errorf("the template is blamed: %s", r.stderr)
+	}
+	_ = taken.Close()
+	same(t, "templates", b.must("template", "list", "--json"), before)
+	b.must("run", "-d", "--name", "x")
+	if steps := b.steps("x"); !has(steps, "thaw") || has(steps, "guest") {
+		t.Errorf("it was not thawed: %v", steps)
+	}
+	b.must("rm", "-f", "x")
+	b.checkNothingOfVMs()
+}
