@@ -69,6 +69,12 @@ bench: build ## measure banger beside podman and bare QEMU (root; ROWS=run,exec 
 	@CGO_ENABLED=0 go build -o bin/bench ./test/bench
 	@$(if $(BUSY),chrt -r 1) unshare --net --mount scripts/bench-namespace bin/bench $(if $(ROWS),-rows $(ROWS)) $(if $(WRITE),-write docs/benchmarks.md)
 
+.PHONY: lab
+lab: ## run a command in the laboratory, an emulated host with KVM and device-mapper: make lab RUN='banger doctor' (root)
+	@scripts/packages test
+	@$(MAKE) build
+	scripts/lab -- sh -c '$(RUN)'
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (10s)
 	@scripts/fuzz $(or $(FUZZTIME),10s)

@@ -224,3 +224,7 @@ func writeFacts(path string, f *facts) error {
 	}
 	return os.Rename(tmp.Name(), path)
 }
+
+// HostTSC is the rate of this machine's time stamp counter in kHz, 0 where it is not known: what emulated kernels are to be
+// told, since on a busy machine they cannot find it out themselves.
+func HostTSC() int64 { return measureTSC() }
