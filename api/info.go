@@ -4,13 +4,17 @@ import "time"
 
 // Info is GET /v1/info: what this daemon is and what it can do here.
 type Info struct {
-	Version    string    `json:"version"`
-	UID        int       `json:"uid"`
-	PID        int       `json:"pid"`
-	StartedAt  time.Time `json:"started_at"`
-	StateDir   string    `json:"state_dir"`
-	Socket     string    `json:"socket"`
-	Hypervisor string    `json:"hypervisor"`
+	Version   string    `json:"version"`
+	UID       int       `json:"uid"`
+	PID       int       `json:"pid"`
+	StartedAt time.Time `json:"started_at"`
+	StateDir  string    `json:"state_dir"`
+	Socket    string    `json:"socket"`
+	// Hypervisor is what a VM gets that asks for none, HypervisorReason says why it is this one. Empty where none works.
+	Hypervisor       string `json:"hypervisor"`
+	HypervisorReason string `json:"hypervisor_reason"`
+	// Hypervisors are all that this daemon knows, the better ones first.
+	Hypervisors []Hypervisor `json:"hypervisors"`
 	// Accel is "kvm" or "tcg"; AccelReason says why, AccelHint what would mend a "tcg".
 	Accel       string `json:"accel"`
 	AccelReason string `json:"accel_reason"`
@@ -32,6 +36,18 @@ type Info struct {
 	// Health is "ok", or "degraded" with Problems saying why.
 	Health   string   `json:"health"`
 	Problems []string `json:"problems"`
+}
+
+// Hypervisor is one way to run VMs.
+type Hypervisor struct {
+	Name string `json:"name"`
+	// Usable is true where VMs can be run with it now. If not, Reason says why, and Hint is the command that mends it.
+	Usable  bool   `json:"usable"`
+	Version string `json:"version"`
+	// Accel is "kvm" or "tcg"; empty where it is not usable.
+	Accel  string `json:"accel"`
+	Reason string `json:"reason"`
+	Hint   string `json:"hint"`
 }
 
 // Check is one line of `banger doctor`.

@@ -85,6 +85,9 @@ func (s VMSpec) Validate() error {
 	default:
 		return Errorf(CodeInvalid, "net is %q: give bridge, user or none", s.Net)
 	}
+	if s.Hypervisor != "" && !isObjectName(s.Hypervisor) {
+		return Errorf(CodeInvalid, "hypervisor is %q: give firecracker, qemu or auto", s.Hypervisor)
+	}
 	switch ms := s.IdleSuspendMS; {
 	case ms == 0 || ms == IdleNever:
 	case ms < MinIdleSuspendMS || ms > maxIdleSuspendMS:

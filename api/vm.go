@@ -38,6 +38,9 @@ const (
 	NetNone   NetKind = "none"   // no network device at all; exec, cp, ssh and port-forward still work
 )
 
+// HypervisorAuto asks for the best hypervisor that works on the host.
+const HypervisorAuto = "auto"
+
 // VMSpec is what a user asks for. Zero values mean "the default" in a request
 // and are filled in before the spec is stored.
 type VMSpec struct {
@@ -53,6 +56,9 @@ type VMSpec struct {
 	// RootBytes is the size of the root disk, at least the image's size.
 	RootBytes int64   `json:"root_bytes"`
 	Net       NetKind `json:"net"`
+	// Hypervisor is "qemu" or "firecracker", and never changes. In a request "" stands for the configured one and "auto" for the best
+	// that works on this host.
+	Hypervisor string `json:"hypervisor"`
 	// Labels are the user's own; keys of 1 to 63 and values of up to 255 bytes.
 	Labels map[string]string `json:"labels"`
 	// AutoRemove deletes the VM as soon as its main command has ended or, when
@@ -70,7 +76,6 @@ type VMSpec struct {
 type VMRuntime struct {
 	ImageDigest  string `json:"image_digest"`  // sha256, set at create
 	KernelDigest string `json:"kernel_digest"` // sha256, set at create
-	Hypervisor   string `json:"hypervisor"`    // "qemu"
 	Accel        string `json:"accel"`         // "kvm" or "tcg"; set at each start
 	GuestIP      string `json:"guest_ip"`      // dotted quad; empty for NetNone
 	MAC          string `json:"mac"`           // locally administered; empty for NetNone

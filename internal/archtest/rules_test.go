@@ -13,7 +13,7 @@ var parts = []string{
 }
 
 // below is what vm, image and doctor stand on.
-var below = append([]string{"internal/template", "internal/layer", "internal/host", "api", "api/agentapi"}, parts...)
+var below = append([]string{"internal/backend", "internal/template", "internal/layer", "internal/host", "api", "api/agentapi"}, parts...)
 
 // rule says what the packages that match a pattern may import of ours, beyond anyone
 // and what lies in their own folder.
@@ -53,6 +53,7 @@ var rules = []rule{
 	{"internal/logbook", nil, "a log does not know whose it is"},
 	{"internal/operation", []string{"api"}, "a piece of work does not know what it works on"},
 
+	{"internal/backend", []string{"internal/hypervisor", "internal/disk", "api"}, "a way to run guests is a hypervisor with its disks"},
 	{"internal/template", below, "a template is made of parts"},
 	{"internal/layer", []string{"internal/store", "internal/disk", "internal/host", "api"}, "layers are files and records; whose disks lie on them is read from the store"},
 	{"internal/image/...", below, "images are made on the host and recorded"},

@@ -36,7 +36,10 @@ func infoFields(a *app, i api.Info) *fields {
 	f.add("daemon", fmt.Sprintf("pid %d, uid %d, begun %s", i.PID, i.UID, a.ago(i.StartedAt)))
 	f.add("state", i.StateDir)
 	f.add("socket", i.Socket)
-	f.add("hypervisor", i.Hypervisor)
+	f.add("hypervisor", i.Hypervisor+": "+i.HypervisorReason)
+	for _, h := range i.Hypervisors {
+		f.add(h.Name, hypervisorWords(h))
+	}
 	f.add("accel", i.Accel+": "+i.AccelReason)
 	f.add("to mend it", i.AccelHint)
 	f.add("cpus", fmt.Sprintf("%d, load %.2f", i.CPUs, i.CPULoad))
@@ -58,4 +61,14 @@ func infoFields(a *app, i api.Info) *fields {
 		f.add("problem", p)
 	}
 	return f
+}
+
+func hypervisorWords(h api.Hypervisor) string {
+	if h.Usable {
+		return h.Version + ", " + h.Accel
+	}
+	if h.Hint == "" {
+		return "cannot be used: " + h.Reason
+	}
+	return "cannot be used: " + h.Reason + "  -> " + h.Hint
 }

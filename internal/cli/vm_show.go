@@ -76,7 +76,7 @@ func vmFields(a *app, vm api.VM) *fields {
 	f.add("network", string(vm.Spec.Net))
 	f.add("address", vm.Runtime.GuestIP)
 	f.add("dns name", vm.Runtime.DNSName)
-	f.add("hypervisor", strings.TrimSpace(vm.Runtime.Hypervisor+" "+vm.Runtime.Accel))
+	f.add("hypervisor", strings.TrimSpace(vm.Spec.Hypervisor+" "+vm.Runtime.Accel))
 	for _, k := range slices.Sorted(maps.Keys(vm.Spec.Labels)) {
 		f.add("label", k+"="+vm.Spec.Labels[k])
 	}

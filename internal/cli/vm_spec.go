@@ -11,6 +11,7 @@ import (
 type specOptions struct {
 	name, clientID         string
 	image, kernel, net     string
+	hypervisor             string
 	cpus                   int
 	memory, disk, rootDisk sizeFlag
 	labels                 []string
@@ -42,6 +43,8 @@ func (o *specOptions) shapeFlags(a *app, cmd *cobra.Command) {
 	f.Var(&o.disk, "disk-size", "size of the work disk at /root and /home, such as 8G")
 	f.Var(&o.rootDisk, "root-size", "size of the root disk, such as 8G")
 	f.StringVar(&o.net, "net", "", "network: bridge (root's default), user (a user's default) or none")
+	f.StringVar(&o.hypervisor, "hypervisor", "", "what runs the VM: firecracker, qemu, or auto, the best that works here")
+	complete(cmd, "hypervisor", fixed("auto", "firecracker", "qemu"))
 	complete(cmd, "image", a.completeImages)
 	complete(cmd, "kernel", a.completeKernels)
 	complete(cmd, "net", fixed("bridge", "user", "none"))
@@ -67,13 +70,14 @@ func (o *specOptions) request(a *app, cmd *cobra.Command) (api.VMCreate, error) 
 		DiskBytes:   choose(o.disk.set, o.disk.bytes, cfg.Explicit("disk_size"), cfg.DiskSize),
 		RootBytes:   choose(o.rootDisk.set, o.rootDisk.bytes, cfg.Explicit("root_size"), cfg.RootSize),
 		Net:         api.NetKind(choose(given("net"), o.net, cfg.Explicit("net"), cfg.Net)),
+		Hypervisor:  choose(given("hypervisor"), o.hypervisor, cfg.Explicit("hypervisor"), cfg.Hypervisor),
 		Labels:      labels,
 		AutoRemove:  o.autoRemove,
 
 		IdleSuspendMS: choose(o.idleSuspend.set, orNever(o.idleSuspend.d), cfg.Explicit("idle_suspend"), orNever(cfg.IdleSuspend)),
 	}
 	if given("snapshot") { // what is configured is for new machines: this one has the snapshot's shape
-		for _, flag := range []string{"image", "kernel", "cpus", "memory", "disk-size", "root-size", "net", "cold"} {
+		for _, flag := range []string{"image", "kernel", "cpus", "memory", "disk-size", "root-size", "net", "hypervisor", "cold"} {
 			if cmd.Flags().Lookup(flag) != nil && given(flag) {
 				return api.VMCreate{}, api.Errorf(api.CodeInvalid, "--%s and --snapshot exclude one another: the VM has the snapshot's shape", flag).
 					WithHint("banger vm snapshot list --json")
@@ -86,7 +90,7 @@ func (o *specOptions) request(a *app, cmd *cobra.Command) (api.VMCreate, error) 
 	}
 	// A flag that was given is meant, even where its value is what a request takes for "none given".
 	for flag, empty := range map[string]bool{
-		"name": o.name == "", "image": o.image == "", "kernel": o.kernel == "", "net": o.net == "",
+		"name": o.name == "", "image": o.image == "", "kernel": o.kernel == "", "net": o.net == "", "hypervisor": o.hypervisor == "",
 	} {
 		if given(flag) && empty {
 			return api.VMCreate{}, api.Errorf(api.CodeInvalid, "--%s is empty", flag).WithHint("%s --help", cmd.CommandPath())

@@ -16,6 +16,7 @@ type Config struct {
 	// Memory, DiskSize and RootSize are bytes; RootSize 0 means 8 GiB, or the image's size where that is more.
 	Memory, DiskSize, RootSize int64
 	Net                        string // "bridge", "user" or "none"
+	Hypervisor                 string // "auto", "firecracker" or "qemu"
 	Accel                      string // "auto", "kvm" or "tcg"
 	DiskDriver                 string // "qcow2" or "clone"
 	Bridge                     string
@@ -28,6 +29,8 @@ type Config struct {
 	PoolReserve                int64 // bytes; 0 means an eighth of the host's memory
 	SessionLog                 int64 // bytes of each stream of a session that its guest keeps
 	QEMUBinary                 string
+	FirecrackerBin             string
+	JailerBin                  string // "auto" is the one beside FirecrackerBin
 	Mirror                     string // URL, or "host"
 	LogLevel                   string
 

@@ -61,7 +61,7 @@ func TestEveryKey(t *testing.T) {
 		"accel": "tcg", "disk_driver": "clone", "bridge": "br9", "subnet": "10.9.0.0/24", "dns_address": "127.0.0.1:53",
 		"ready_timeout": "9s", "idle_suspend": "10m0s", "stop_timeout": "8s", "state_dir": "/s", "runtime_dir": "/r", "ssh_dir": "/h", "config_dir": "/c",
 		"uid_base": "5000", "uid_count": "9", "qemu_binary": "/q", "mirror": "http://m/", "log_level": "debug",
-		"pool": "5", "pool_reserve": "3G", "session_log": "4M",
+		"hypervisor": "qemu", "firecracker_bin": "/f", "jailer_bin": "/j", "pool": "5", "pool_reserve": "3G", "session_log": "4M",
 	}
 	environ := []string{"HOME=/home/u"}
 	for _, k := range Keys() {

@@ -67,6 +67,7 @@ func (c *Config) derive(uid int, env map[string]string, h *Host) {
 		c.Net = "bridge"
 		put("net", "root")
 	}
+	c.Hypervisor, c.FirecrackerBin, c.JailerBin = auto, "firecracker", auto
 	c.Accel, c.DiskDriver, c.Mirror, c.DNSAddress = auto, "qcow2", "host", "bridge"
 	c.Bridge, c.Subnet = "banger0", "172.30.0.0/16"
 	c.ReadyTimeout, c.StopTimeout = 120*time.Second, 10*time.Second

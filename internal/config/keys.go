@@ -40,6 +40,7 @@ func Keys() []Key {
 		size("root_size", "root disk of a VM; \"auto\" is 8G, or its image's size where that is more", func(c *Config) *int64 { return &c.RootSize }),
 		text("net", "network of a VM: bridge, user or none", func(c *Config) *string { return &c.Net }, oneOf("bridge", "user", "none")),
 		orNever("idle_suspend", "suspend a VM that was idle for so long; 0 is never", func(c *Config) *time.Duration { return &c.IdleSuspend }),
+		text("hypervisor", "what runs a VM that asks for none: firecracker, qemu, or auto, the best that works here", func(c *Config) *string { return &c.Hypervisor }, oneOf("auto", "firecracker", "qemu")),
 		text("accel", "how guests are run: auto, kvm or tcg", func(c *Config) *string { return &c.Accel }, oneOf("auto", "kvm", "tcg")),
 		text("disk_driver", "copy-on-write disks: qcow2 or clone", func(c *Config) *string { return &c.DiskDriver }, oneOf("qcow2", "clone")),
 		text("bridge", "name of the bridge that VMs hang on", func(c *Config) *string { return &c.Bridge }, interfaceName),
@@ -57,6 +58,8 @@ func Keys() []Key {
 		size("pool_reserve", "memory that must stay available on the host, or the pool is given up; \"auto\" is an eighth of it", func(c *Config) *int64 { return &c.PoolReserve }),
 		size("session_log", "what is kept of each stream of a session, in the guest", func(c *Config) *int64 { return &c.SessionLog }),
 		text("qemu_binary", "the QEMU to run: a name looked up in PATH, or a path", func(c *Config) *string { return &c.QEMUBinary }, notEmpty),
+		text("firecracker_bin", "the Firecracker to run: a name looked up in PATH, or a path", func(c *Config) *string { return &c.FirecrackerBin }, notEmpty),
+		text("jailer_bin", "Firecracker's jailer: a name looked up in PATH, or a path; \"auto\" is the one beside Firecracker", func(c *Config) *string { return &c.JailerBin }, notEmpty),
 		text("mirror", "Debian mirror for builds; \"host\" is the one that this host's apt uses", func(c *Config) *string { return &c.Mirror }, notEmpty),
 		text("log_level", "what the daemon logs: debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }, oneOf("debug", "info", "warn", "error")),
 	}

@@ -31,7 +31,7 @@ const patience = 30 * time.Second
 // TestMain is bangerd itself when a test, or a client in a test, starts this program so.
 func TestMain(m *testing.M) {
 	if os.Getenv("BANGER_TEST_DAEMON") == "1" {
-		os.Exit(Run(context.Background(), os.Args[1:], OS(), Options{Hypervisor: noHypervisor}))
+		os.Exit(Run(context.Background(), os.Args[1:], OS(), Options{Hypervisors: noHypervisor}))
 	}
 	if socket := os.Getenv("BANGER_TEST_CALL"); socket != "" {
 		_, err := client.New(client.Options{Socket: socket, NoStart: true}).Operations(context.Background())
@@ -42,8 +42,8 @@ func TestMain(m *testing.M) {
 }
 
 // noHypervisor stands where no test starts a VM.
-func noHypervisor(*config.Config, host.Host, *slog.Logger) (hypervisor.Hypervisor, error) {
-	return none{}, nil
+func noHypervisor(*config.Config, host.Host, *slog.Logger) ([]hypervisor.Hypervisor, error) {
+	return []hypervisor.Hypervisor{none{}}, nil
 }
 
 type none struct{ hypervisor.Hypervisor }

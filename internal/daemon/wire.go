@@ -14,16 +14,13 @@ import (
 	"time"
 
 	"banger/api"
+	"banger/internal/backend"
 	"banger/internal/config"
-	"banger/internal/disk"
-	"banger/internal/disk/clone"
-	"banger/internal/disk/qcow2"
 	"banger/internal/doctor"
 	"banger/internal/guest/ssh"
 	"banger/internal/host"
 	"banger/internal/host/local"
 	"banger/internal/hypervisor"
-	"banger/internal/hypervisor/qemu"
 	"banger/internal/image"
 	"banger/internal/layer"
 	"banger/internal/network"
@@ -38,8 +35,9 @@ import (
 
 // Options are the parts that a scenario test replaces. No user can.
 type Options struct {
-	Host       host.Host
-	Hypervisor func(*config.Config, host.Host, *slog.Logger) (hypervisor.Hypervisor, error)
+	Host host.Host
+	// Hypervisors, the better ones first.
+	Hypervisors func(*config.Config, host.Host, *slog.Logger) ([]hypervisor.Hypervisor, error)
 	// Memory is how the host is off for memory.
 	Memory func() template.Memory
 }
@@ -53,7 +51,7 @@ type parts struct {
 	network    *network.Network
 	vms        *vm.Service
 	sessions   *session.Service
-	hypervisor hypervisor.Hypervisor
+	backends   backend.Set
 	startedAt  time.Time
 	// undo ends what was begun, in reverse.
 	undo []func() error
@@ -87,7 +85,7 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 	p.onClose(st.Close)
 	p.operations = operation.NewRegistry(now, func() string { return newID(rand.Reader) }, log)
 	dieAt(stdio.Environ, p.operations, log)
-	if p.hypervisor, err = makeHypervisor(cfg, p.host, log, o); err != nil {
+	if p.backends, err = backends(cfg, p.host, log, o); err != nil {
 		return nil, err
 	}
 	if p.network, err = makeNetwork(cfg, p.host, log); err != nil {
@@ -99,7 +97,7 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 		Env: proxies(stdio.Environ), UID: stdio.UID, Now: now, Log: log,
 	})
 	templates := template.Options{
-		Store: st, Host: p.host, Hypervisor: p.hypervisor, Disks: disks(cfg), Network: p.network, Paths: cfg.Paths, Log: log, Now: now,
+		Store: st, Host: p.host, Backends: p.backends, Network: p.network, Paths: cfg.Paths, Log: log, Now: now,
 		NewID: func() string { return newID(rand.Reader) }, ReadyTimeout: cfg.ReadyTimeout,
 		AuthorizedKeys: func() ([]string, error) {
 			key, err := ssh.EnsureKey(cfg.Paths.SSHKey())
@@ -111,10 +109,10 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 	}
 	p.templates = template.New(templates)
 	vms := vm.Options{
-		Store: st, Operations: p.operations, Host: p.host, Hypervisor: p.hypervisor, Disks: disks(cfg), Network: p.network,
+		Store: st, Operations: p.operations, Host: p.host, Backends: p.backends, Network: p.network,
 		Images: p.images, KnownHosts: ssh.KnownHosts{Path: cfg.Paths.KnownHosts()}, Paths: cfg.Paths, Log: log, Now: now,
 		Random: random, Templates: p.templates,
-		Overlays: qcow2.Driver{}, Layers: layer.New(layer.Options{Store: st, Paths: cfg.Paths, Host: p.host}),
+		Layers: layer.New(layer.Options{Store: st, Paths: cfg.Paths, Host: p.host}),
 		Defaults: api.VMSpec{
 			Image: cfg.Image, Kernel: cfg.Kernel, CPUs: cfg.CPUs, MemoryBytes: cfg.Memory,
 			DiskBytes: cfg.DiskSize, RootBytes: cfg.RootSize, Net: api.NetKind(cfg.Net), IdleSuspendMS: cfg.IdleSuspend.Milliseconds(),
@@ -147,17 +145,6 @@ func sessions(vms *vm.Service, cfg *config.Config, log *slog.Logger) *session.Se
 	})
 }
 
-func makeHypervisor(cfg *config.Config, h host.Host, log *slog.Logger, o Options) (hypervisor.Hypervisor, error) {
-	if o.Hypervisor != nil {
-		return o.Hypervisor(cfg, h, log)
-	}
-	accel := cfg.Accel
-	if accel == "auto" {
-		accel = ""
-	}
-	return qemu.New(qemu.Options{Host: h, Paths: cfg.Paths, Log: log, Binary: cfg.QEMUBinary, Accel: accel}), nil
-}
-
 func makeNetwork(cfg *config.Config, h host.Host, log *slog.Logger) (*network.Network, error) {
 	subnet, err := netip.ParsePrefix(cfg.Subnet)
 	if err != nil {
@@ -176,13 +163,6 @@ func makeNetwork(cfg *config.Config, h host.Host, log *slog.Logger) (*network.Ne
 
 // linger is how long the bridge outlives the last guest.
 const linger = 5 * time.Second
-
-func disks(cfg *config.Config) disk.Driver {
-	if cfg.DiskDriver == "clone" {
-		return clone.Driver{}
-	}
-	return qcow2.Driver{}
-}
 
 // mirror is empty where the host's own apt sources serve.
 func mirror(cfg *config.Config) string {
@@ -221,7 +201,7 @@ func (p *parts) reconcile(ctx context.Context) error {
 
 func (p *parts) services(cfg *config.Config, stdio IO, log *slog.Logger, stop func()) server.Services {
 	return server.Services{
-		VMs: p.vms, Sessions: p.sessions, Images: p.images, Operations: p.operations, Hypervisor: p.hypervisor, Config: cfg,
+		VMs: p.vms, Sessions: p.sessions, Images: p.images, Operations: p.operations, Backends: p.backends, Config: cfg,
 		Doctor: func(ctx context.Context) []api.Check { return doctor.Run(ctx, p.doctorOptions(cfg)) },
 		Stop:   stop, Log: log, UID: stdio.UID, StartedAt: p.startedAt,
 	}
@@ -229,7 +209,7 @@ func (p *parts) services(cfg *config.Config, stdio IO, log *slog.Logger, stop fu
 
 func (p *parts) doctorOptions(cfg *config.Config) doctor.Options {
 	return doctor.Options{
-		Config: cfg, Host: p.host, Hypervisor: p.hypervisor, Network: p.network.Conflicts,
+		Config: cfg, Host: p.host, Backends: p.backends, Network: p.network.Conflicts,
 		Machine: doctor.ThisMachine(),
 		Catalogue: func(ctx context.Context) ([]api.Image, []api.Kernel, error) {
 			images, err := p.images.Images(ctx)

@@ -9,18 +9,18 @@ import (
 	"time"
 
 	"banger/api"
+	"banger/internal/backend"
 	"banger/internal/config"
 	"banger/internal/host"
-	"banger/internal/hypervisor"
 )
 
 // Options is all that the checks ask.
 type Options struct {
 	Config *config.Config
 	Host   host.Processes
-	// Hypervisor is asked for its version and its acceleration.
-	Hypervisor hypervisor.Hypervisor
-	Machine    Machine
+	// Backends are asked for their versions and their acceleration, and which one a new VM gets.
+	Backends backend.Set
+	Machine  Machine
 	// Network finds docker, firewalld, ufw and clashing subnets; nil where there is no
 	// network of ours.
 	Network func(context.Context) []api.Check
@@ -49,7 +49,7 @@ func Run(ctx context.Context, o Options) []api.Check {
 	checks := []api.Check{}
 	add := func(cs ...api.Check) { checks = append(checks, cs...) }
 	add(o.system())
-	add(o.hypervisor(ctx)...)
+	add(o.hypervisors(ctx)...)
 	add(o.programs()...)
 	add(o.rights()...)
 	add(o.directories()...)

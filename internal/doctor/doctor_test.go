@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"banger/api"
+	"banger/internal/backend"
 	"banger/internal/config"
 	"banger/internal/host"
 	"banger/internal/hypervisor"
@@ -46,6 +47,11 @@ type vmm struct {
 func (v vmm) Name() string                                          { return "qemu" }
 func (v vmm) Features(context.Context) (hypervisor.Features, error) { return v.features, v.err }
 
+// only is a daemon with one hypervisor.
+func only(h hypervisor.Hypervisor) backend.Set {
+	return backend.NewSet("", backend.Backend{Hypervisor: h})
+}
+
 // healthy is a root daemon on a Debian 12 machine where all is as it should be.
 func healthy() Options {
 	return Options{
@@ -53,8 +59,8 @@ func healthy() Options {
 			Paths: config.Paths{State: "/var/lib/banger", Runtime: "/run/banger"},
 			Image: "debian", Kernel: "debian", Memory: config.GiB,
 		},
-		Host:       programsOf{},
-		Hypervisor: vmm{features: hypervisor.Features{Accel: "kvm", AccelReason: "a probe guest ran to its end", Version: "7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)"}},
+		Host:     programsOf{},
+		Backends: only(vmm{features: hypervisor.Features{Accel: "kvm", AccelReason: "a probe guest ran to its end", Version: "7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)"}}),
 		Machine: Machine{
 			Files: fstest.MapFS{
 				"etc/os-release":                   file("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
@@ -107,14 +113,14 @@ func TestDoctor(t *testing.T) {
 		{"user", true, func() Options { return user(healthy()) }},
 		{"emulation", true, func() Options {
 			o := healthy()
-			o.Hypervisor = vmm{features: hypervisor.Features{Accel: "tcg", Version: "7.2.22",
-				AccelReason: "/proc/cpuinfo shows neither vmx nor svm", AccelHint: "sudo modprobe kvm_intel"}}
+			o.Backends = only(vmm{features: hypervisor.Features{Accel: "tcg", Version: "7.2.22",
+				AccelReason: "/proc/cpuinfo shows neither vmx nor svm", AccelHint: "sudo modprobe kvm_intel"}})
 			return o
 		}},
 		{"empty_host", false, func() Options {
 			o := healthy()
 			o.Host = programsOf{missing: []string{"qemu-img", "mke2fs", "fakeroot", "mmdebstrap", "dpkg-deb", "busybox", "ssh", "nft", "passt"}}
-			o.Hypervisor = vmm{err: api.Errorf(api.CodeMissing, "cannot find the program qemu-system-x86_64").WithHint("sudo apt-get install qemu-system-x86")}
+			o.Backends = only(vmm{err: api.Errorf(api.CodeMissing, "cannot find the program qemu-system-x86_64").WithHint("sudo apt-get install qemu-system-x86")})
 			o.Machine.Files = fstest.MapFS{}
 			o.Machine.Owner = func(string) (int, fs.FileMode, error) { return 0, 0, fs.ErrNotExist }
 			o.Catalogue = func(context.Context) ([]api.Image, []api.Kernel, error) { return nil, nil, nil }

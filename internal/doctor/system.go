@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"context"
 	"strings"
 
 	"banger/api"
@@ -20,21 +19,6 @@ func (o Options) system() api.Check {
 		}
 	}
 	return ok("system", "%s, kernel %s", name, kernel)
-}
-
-// hypervisor: nothing works without it; emulation works, but slower.
-func (o Options) hypervisor(ctx context.Context) []api.Check {
-	name := o.Hypervisor.Name()
-	f, err := o.Hypervisor.Features(ctx)
-	if err != nil {
-		e := api.AsError(err)
-		return []api.Check{fail(name, o.asThisUser(e.Hint), "%s", e.Message)}
-	}
-	checks := []api.Check{ok(name, "%s", f.Version)}
-	if f.Accel == "tcg" {
-		return append(checks, warn("acceleration", o.asThisUser(f.AccelHint), "software emulation (tcg): %s", f.AccelReason))
-	}
-	return append(checks, ok("acceleration", "%s: %s", f.Accel, f.AccelReason))
 }
 
 // asThisUser takes the sudo from a hint for root, who may not have it installed.

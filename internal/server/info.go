@@ -22,7 +22,7 @@ func (s *Server) info(c *call) (api.Info, error) {
 	i := api.Info{
 		Version: api.Version, UID: s.UID, PID: os.Getpid(), StartedAt: s.StartedAt,
 		StateDir: s.Config.Paths.State, Socket: s.Config.Paths.Socket(),
-		Hypervisor: s.Hypervisor.Name(), CPUs: runtime.NumCPU(), DefaultNet: api.NetKind(s.Config.Net),
+		CPUs: runtime.NumCPU(), DefaultNet: api.NetKind(s.Config.Net),
 		Problems: s.problems(),
 	}
 	problem := func(format string, args ...any) { i.Problems = append(i.Problems, fmt.Sprintf(format, args...)) }
@@ -36,11 +36,7 @@ func (s *Server) info(c *call) (api.Info, error) {
 	}
 	s.describeHost(&i, problem)
 	s.describeObjects(c.ctx, &i, problem)
-	if f, err := s.Hypervisor.Features(c.ctx); err != nil {
-		problem("%v", err)
-	} else {
-		i.Accel, i.AccelReason, i.AccelHint = f.Accel, f.AccelReason, f.AccelHint
-	}
+	s.describeHypervisors(c.ctx, &i, problem)
 	for _, check := range s.Doctor(c.ctx) {
 		if check.Verdict == api.VerdictFail {
 			problem("%s: %s", check.Name, check.Detail)
@@ -51,6 +47,26 @@ func (s *Server) info(c *call) (api.Info, error) {
 		i.Health = "degraded"
 	}
 	return i, nil
+}
+
+func (s *Server) describeHypervisors(ctx context.Context, i *api.Info, problem func(string, ...any)) {
+	for _, b := range s.Backends.All() {
+		h := api.Hypervisor{Name: b.Name()}
+		if f, err := b.Hypervisor.Features(ctx); err != nil {
+			e := api.AsError(err)
+			h.Reason, h.Hint = e.Message, e.Hint
+		} else {
+			h.Usable, h.Version, h.Accel, h.Reason, h.Hint = true, f.Version, f.Accel, f.AccelReason, f.AccelHint
+		}
+		i.Hypervisors = append(i.Hypervisors, h)
+	}
+	b, err := s.Backends.Choose(ctx, "")
+	if err != nil {
+		problem("%v", err)
+		return
+	}
+	i.Hypervisor, i.HypervisorReason = b.Name(), b.Why
+	i.Accel, i.AccelReason, i.AccelHint = b.Features.Accel, b.Features.AccelReason, b.Features.AccelHint
 }
 
 func (s *Server) describeObjects(ctx context.Context, i *api.Info, problem func(string, ...any)) {

@@ -17,8 +17,8 @@ import (
 	"time"
 
 	"banger/api"
+	"banger/internal/backend"
 	"banger/internal/config"
-	"banger/internal/hypervisor"
 	"banger/internal/image"
 	"banger/internal/operation"
 	"banger/internal/session"
@@ -31,7 +31,7 @@ type Services struct {
 	Sessions   *session.Service
 	Images     *image.Service
 	Operations *operation.Registry
-	Hypervisor hypervisor.Hypervisor
+	Backends   backend.Set
 	Config     *config.Config
 	// Doctor looks at the host.
 	Doctor func(context.Context) []api.Check

@@ -11,6 +11,7 @@ import (
 
 	"banger/api"
 	"banger/api/agentapi"
+	"banger/internal/backend"
 	"banger/internal/disk"
 	"banger/internal/durable"
 	"banger/internal/guest"
@@ -67,7 +68,11 @@ func (s *Service) estimate(ctx context.Context, w Want) int64 {
 func (s *Service) build(ctx context.Context, op *operation.Operation, key string, w Want) (_ api.Template, err error) {
 	begin := s.Now()
 	id := s.NewID()
-	b := &builder{Service: s, op: op, id: id, want: w, machine: s.shape(w)}
+	with, err := s.Backends.Get(w.Hypervisor)
+	if err != nil {
+		return api.Template{}, err
+	}
+	b := &builder{Service: s, op: op, id: id, want: w, backend: with, machine: s.shape(with, w)}
 	defer func() { err = errors.Join(err, b.close(context.WithoutCancel(ctx))) }()
 	for _, step := range []struct {
 		what string
@@ -91,7 +96,7 @@ func (s *Service) build(ctx context.Context, op *operation.Operation, key string
 	t := api.Template{
 		ID: id, Key: key, Image: w.Image.Name, ImageDigest: w.Image.Digest, KernelDigest: w.KernelDigest,
 		CPUs: w.CPUs, MemoryBytes: w.MemoryBytes, DiskBytes: w.DiskBytes, RootBytes: w.RootBytes, Net: w.Net,
-		Hypervisor: s.Hypervisor.Name(), Accel: b.accel, UsedBytes: used,
+		Hypervisor: w.Hypervisor, Accel: b.accel, UsedBytes: used,
 		BuildMS: s.Now().Sub(begin).Milliseconds(), CreatedAt: s.Now().UTC(),
 	}
 	op.Reached("sealed")
@@ -99,14 +104,14 @@ func (s *Service) build(ctx context.Context, op *operation.Operation, key string
 }
 
 // shape is the machine of a template, without what names one build.
-func (s *Service) shape(w Want) hypervisor.Machine {
+func (s *Service) shape(b backend.Backend, w Want) hypervisor.Machine {
 	m := hypervisor.Machine{
 		UID: s.UID, GID: s.UID, CPUs: w.CPUs, MemoryBytes: w.MemoryBytes,
 		Kernel: w.Kernel, Initramfs: w.Initramfs, Cmdline: w.Cmdline,
 		Drives: []hypervisor.Drive{
-			{Serial: agentapi.SerialRoot, Format: s.Disks.Format()},
+			{Serial: agentapi.SerialRoot, Format: b.Disks.Format()},
 			{Serial: agentapi.SerialModules, Path: w.Modules, Format: "raw", ReadOnly: true},
-			{Serial: agentapi.SerialWork, Format: s.Disks.Format()},
+			{Serial: agentapi.SerialWork, Format: b.Disks.Format()},
 		},
 	}
 	switch w.Net {
@@ -124,6 +129,7 @@ type builder struct {
 	op      *operation.Operation
 	id      string
 	want    Want
+	backend backend.Backend
 	machine hypervisor.Machine
 	accel   string
 
@@ -157,14 +163,14 @@ func (b *builder) disks(ctx context.Context) error {
 	}
 	b.machine.ID, b.machine.Dir = b.id, p.Private()
 	b.machine.Drives[0].Path, b.machine.Drives[2].Path = p.RootDisk(), p.WorkDisk()
-	f, err := b.Hypervisor.Features(ctx)
+	f, err := b.backend.Hypervisor.Features(ctx)
 	if err != nil {
 		return err
 	}
 	b.accel = f.Accel
 	return errors.Join(
-		b.Disks.Create(ctx, disk.Spec{Path: p.RootDisk(), Base: b.want.Root, SizeBytes: b.want.RootBytes, UID: b.UID, GID: b.UID, Give: b.Host.Give}),
-		b.Disks.Create(ctx, disk.Spec{Path: p.WorkDisk(), SizeBytes: b.want.DiskBytes, UID: b.UID, GID: b.UID, Give: b.Host.Give}),
+		b.backend.Disks.Create(ctx, disk.Spec{Path: p.RootDisk(), Base: b.want.Root, SizeBytes: b.want.RootBytes, UID: b.UID, GID: b.UID, Give: b.Host.Give}),
+		b.backend.Disks.Create(ctx, disk.Spec{Path: p.WorkDisk(), SizeBytes: b.want.DiskBytes, UID: b.UID, GID: b.UID, Give: b.Host.Give}),
 	)
 }
 
@@ -179,7 +185,7 @@ func (b *builder) boot(ctx context.Context) error {
 		b.link = link
 		b.machine.NIC.MAC, b.machine.NIC.Tap, b.machine.NIC.Socket = b.guest().MAC, link.Tap, link.Socket
 	}
-	instance, err := b.Hypervisor.Start(ctx, b.machine, func(host.Process) error { return nil })
+	instance, err := b.backend.Hypervisor.Start(ctx, b.machine, func(host.Process) error { return nil })
 	if err != nil {
 		return err
 	}

@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"banger/api"
+	"banger/internal/backend"
 	"banger/internal/config"
-	"banger/internal/disk"
 	"banger/internal/host"
 	"banger/internal/hypervisor"
 	"banger/internal/keylock"
@@ -25,14 +25,13 @@ import (
 
 // Options are the parts that a Service stands on.
 type Options struct {
-	Store      *store.Store
-	Host       host.Host
-	Hypervisor hypervisor.Hypervisor
-	Disks      disk.Driver
-	Network    *network.Network
-	Paths      config.Paths
-	Log        *slog.Logger
-	Now        func() time.Time
+	Store    *store.Store
+	Host     host.Host
+	Backends backend.Set
+	Network  *network.Network
+	Paths    config.Paths
+	Log      *slog.Logger
+	Now      func() time.Time
 	// NewID is twelve characters, never the same twice.
 	NewID func() string
 	// AuthorizedKeys are the public keys that the host logs in to its guests with.
@@ -64,18 +63,24 @@ type Want struct {
 	MemoryBytes                int64
 	DiskBytes, RootBytes       int64
 	Net                        api.NetKind
+	// Hypervisor is what it runs on, by its name.
+	Hypervisor string
 }
 
 // Key is the sha256 over everything that a template and its clones have in common. A path of an initramfs
 // holds its digest, so it stands for the agent and the modules.
 func (s *Service) Key(ctx context.Context, w Want) (string, error) {
-	stamp, err := s.Hypervisor.Stamp(ctx, s.shape(w))
+	b, err := s.Backends.Get(w.Hypervisor)
+	if err != nil {
+		return "", err
+	}
+	stamp, err := b.Hypervisor.Stamp(ctx, s.shape(b, w))
 	if err != nil {
 		return "", err
 	}
 	text, err := json.Marshal([]any{
 		w.Image.Digest, w.KernelDigest, w.Initramfs, w.Cmdline, w.CPUs, w.MemoryBytes, w.DiskBytes, w.RootBytes, w.Net,
-		s.Hypervisor.Name(), s.Disks.Name(), stamp,
+		b.Name(), b.Disks.Name(), stamp,
 	})
 	if err != nil {
 		return "", err

@@ -74,7 +74,7 @@ func (s *Service) planDisk(vm api.VM, t top, chain []store.Layer) shortening {
 		sizes[n] = used(s.Layers.Path(l.ID))
 	}
 	n := mergeCount(sizes)
-	if n == len(chain) && s.Disks.Format() != s.Overlays.Format() {
+	if n == len(chain) && !s.backend(vm).OneFormat() {
 		n-- // the lowest layer is a whole disk, in another format
 	}
 	for _, size := range sizes[:n] {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"banger/api"
+	"banger/internal/backend"
 	"banger/internal/durable"
 	"banger/internal/guest/ssh"
 	"banger/internal/network"
@@ -31,10 +32,11 @@ func (s *Service) Create(ctx context.Context, c api.VMCreate) (api.VM, *operatio
 	if c.Snapshot != "" {
 		return s.createFrom(ctx, c, string(request))
 	}
-	vm := api.VM{ID: s.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: s.withDefaults(c.Spec), Pending: []string{}, CreatedAt: s.Now().UTC()}
-	if err := s.checkHost(ctx, vm.Spec); err != nil {
+	spec, err := s.forHost(ctx, s.withDefaults(c.Spec))
+	if err != nil {
 		return api.VM{}, nil, false, err
 	}
+	vm := api.VM{ID: s.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: spec, Pending: []string{}, CreatedAt: s.Now().UTC()}
 	if err := s.pinObjects(ctx, &vm); err != nil {
 		return api.VM{}, nil, false, err
 	}
@@ -113,7 +115,6 @@ func (s *Service) derive(vm *api.VM) {
 	var machineID [16]byte
 	s.Random(machineID[:])
 	r := &vm.Runtime
-	r.Hypervisor = s.Hypervisor.Name()
 	r.MachineID = hex.EncodeToString(machineID[:])
 	r.VMDir, r.APISockPath, r.VSockPath, r.LogPath = p.Dir, p.ControlSocket(), p.AgentSocket(), p.Console()
 	r.SystemOverlay, r.WorkDiskPath = p.RootDisk(), p.WorkDisk()
@@ -154,18 +155,34 @@ func (s *Service) reserve(vm *api.VM, taken store.Taken) error {
 	return api.Errorf(api.CodeExhausted, "all %d host uids for VMs are taken", s.UIDCount).WithHint("banger vm list --all")
 }
 
-// checkHost refuses what this host can never run.
-func (s *Service) checkHost(ctx context.Context, spec api.VMSpec) error {
+// forHost refuses what this host can never run, and chooses the hypervisor where spec names none.
+func (s *Service) forHost(ctx context.Context, spec api.VMSpec) (api.VMSpec, error) {
 	if err := spec.Validate(); err != nil {
-		return err
+		return spec, err
 	}
-	f, err := s.Hypervisor.Features(ctx)
+	b, err := s.Backends.Choose(ctx, spec.Hypervisor)
 	if err != nil {
-		return err
+		return spec, err
 	}
-	if f.MaxCPUs > 0 && spec.CPUs > f.MaxCPUs {
-		return api.Errorf(api.CodeInvalid, "%d CPUs asked for, but %s allows %d here", spec.CPUs, s.Hypervisor.Name(), f.MaxCPUs)
+	spec.Hypervisor = b.Name()
+	if most := b.Features.MaxCPUs; most > 0 && spec.CPUs > most {
+		return spec, api.Errorf(api.CodeInvalid, "%d CPUs asked for, but %s allows %d here", spec.CPUs, b.Name(), most)
 	}
+	return spec, s.checkHost(spec)
+}
+
+// backend is the one that a VM was created with. A VM of one that this daemon does not know is refused by
+// machineOf, and its files are deleted as any are.
+func (s *Service) backend(vm api.VM) backend.Backend {
+	b, err := s.Backends.Get(vm.Spec.Hypervisor)
+	if err != nil {
+		all := s.Backends.All()
+		return all[len(all)-1]
+	}
+	return b
+}
+
+func (s *Service) checkHost(spec api.VMSpec) error {
 	if m := s.Memory(); m.Total > 0 && spec.MemoryBytes > m.Total {
 		return api.Errorf(api.CodeInvalid, "%d MiB of memory asked for, but this host has %d MiB", spec.MemoryBytes>>20, m.Total>>20)
 	}

@@ -95,7 +95,7 @@ func (s *Service) flatten(ctx context.Context, vm api.VM, l *liveVM, f *flatteni
 		p := &f.plans[n]
 		begin := s.Now()
 		err := l.instance.Flatten(ctx, p.serial, p.base)
-		if api.CodeOf(err) == api.CodeNotFound && p.to != "" && s.Disks.Format() == s.Overlays.Format() {
+		if api.CodeOf(err) == api.CodeNotFound && p.to != "" && s.backend(vm).OneFormat() {
 			// A daemon before us has made it short, and died before it could record that.
 			p.to, p.base = "", s.belowLayers(vm, p.kind)
 			err = l.instance.Flatten(ctx, p.serial, p.base)

@@ -230,7 +230,7 @@ func (k *fork) thaw(ctx context.Context, b *boot, first int32) error {
 	if len(k.boots) == 1 {
 		f.Stage = k.op.Stage
 	}
-	instance, err := k.Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
+	instance, err := k.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
 	if err != nil {
 		return err
 	}

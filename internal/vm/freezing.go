@@ -52,14 +52,15 @@ func (s *Service) planPoint(ctx context.Context, vm api.VM, l *liveVM, dir strin
 	if err != nil {
 		return nil, err
 	}
-	stamp, err := s.Hypervisor.Stamp(ctx, m)
+	b := s.backend(vm)
+	stamp, err := b.Hypervisor.Stamp(ctx, m)
 	if err != nil {
 		return nil, err
 	}
 	r := vm.Runtime
 	f := &freezing{Service: s, vm: vm, l: l, dir: dir, point: point{
 		Stamp: stamp, RootLayerID: s.newID(), WorkLayerID: s.newID(), RootTemplateID: r.RootTemplateID, WorkTemplateID: r.WorkTemplateID,
-		RootFormat: s.driverOf(r.RootLayerID).Format(), WorkFormat: s.driverOf(r.WorkLayerID).Format(),
+		RootFormat: b.Driver(r.RootLayerID).Format(), WorkFormat: b.Driver(r.WorkLayerID).Format(),
 		Spec: vm.Spec, ImageDigest: r.ImageDigest, KernelDigest: r.KernelDigest,
 	}}
 	if r.Thawed {
@@ -189,7 +190,7 @@ func (s *Service) goBack(ctx context.Context, was, is api.VM) error {
 	}
 	var errs []error
 	for n, t := range topsOf(is) {
-		errs = append(errs, s.Overlays.Delete(ctx, t.path), s.Layers.Unseal(t.layer, topsOf(was)[n].path, was.Runtime.UID))
+		errs = append(errs, s.backend(was).Overlays.Delete(ctx, t.path), s.Layers.Unseal(t.layer, topsOf(was)[n].path, was.Runtime.UID))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cannot go back to the disks of VM %s: %w", was.Name, err)

@@ -60,6 +60,7 @@ func (p point) lieOn(vm *api.VM, paths config.Paths) {
 
 // makeTops makes the empty disks of a VM that lies on the point.
 func (s *Service) makeTops(ctx context.Context, vm api.VM, p point) error {
+	overlays := s.backend(vm).Overlays
 	var g errgroup.Group
 	for _, t := range topsOf(vm) {
 		format := p.RootFormat
@@ -67,20 +68,12 @@ func (s *Service) makeTops(ctx context.Context, vm api.VM, p point) error {
 			format = p.WorkFormat
 		}
 		g.Go(func() error {
-			return s.Overlays.Create(ctx, disk.Spec{
+			return overlays.Create(ctx, disk.Spec{
 				Path: t.path, Base: s.Layers.Path(t.layer), BaseFormat: format, SizeBytes: t.size, UID: vm.Runtime.UID, GID: vm.Runtime.UID, Give: s.Host.Give,
 			})
 		})
 	}
 	return g.Wait()
-}
-
-// driverOf is what a disk on a layer is grown by; layer is empty for one on a template or an image.
-func (s *Service) driverOf(layer string) disk.Driver {
-	if layer != "" {
-		return s.Overlays
-	}
-	return s.Disks
 }
 
 // top is one of a VM's two disks.

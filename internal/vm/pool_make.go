@@ -36,7 +36,7 @@ func (k poolKind) price() int64 { return k.vm.Spec.MemoryBytes + overhead }
 func serves(pooled, vm api.VM) bool {
 	a, b := pooled.Spec, vm.Spec
 	return pooled.Runtime.ImageDigest == vm.Runtime.ImageDigest && pooled.Runtime.KernelDigest == vm.Runtime.KernelDigest &&
-		a.CPUs == b.CPUs && a.MemoryBytes == b.MemoryBytes && a.DiskBytes == b.DiskBytes && a.RootBytes == b.RootBytes && a.Net == b.Net
+		a.CPUs == b.CPUs && a.MemoryBytes == b.MemoryBytes && a.DiskBytes == b.DiskBytes && a.RootBytes == b.RootBytes && a.Net == b.Net && a.Hypervisor == b.Hypervisor
 }
 
 // poolKind is the default image and shape; found is false where there is no template of it, or no pool is wanted.
@@ -44,8 +44,7 @@ func (s *Service) poolKind(ctx context.Context) (k poolKind, found bool, err err
 	if s.PoolSize == 0 {
 		return k, false, nil
 	}
-	k.vm = api.VM{Spec: s.withDefaults(api.VMSpec{})}
-	if err := s.checkHost(ctx, k.vm.Spec); err != nil {
+	if k.vm.Spec, err = s.forHost(ctx, s.withDefaults(api.VMSpec{})); err != nil {
 		return k, false, nil //nolint:nilerr // a user who asks for one is told why there can be none
 	}
 	if err := s.pinObjects(ctx, &k.vm); err != nil || k.vm.Runtime.ImageDigest == "" || k.vm.Runtime.KernelDigest == "" {
@@ -130,7 +129,7 @@ func (b *boot) fill(ctx context.Context) error {
 
 // thawPooled gives up where the template does not thaw: a user's start says so, and mends it.
 func (b *boot) thawPooled(ctx context.Context) error {
-	instance, err := b.Hypervisor.Thaw(ctx, b.machine, b.Templates.Frozen(b.base), b.recordVMM)
+	instance, err := b.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, b.Templates.Frozen(b.base), b.recordVMM)
 	if err != nil {
 		return errors.Join(err, b.link.Close())
 	}

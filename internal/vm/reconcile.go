@@ -129,7 +129,7 @@ func (s *Service) adopt(ctx context.Context, vm api.VM) *liveVM {
 		if p == (host.Process{}) || !s.Host.Alive(p) {
 			continue
 		}
-		instance, err := s.Hypervisor.Adopt(ctx, m, p)
+		instance, err := s.backend(vm).Hypervisor.Adopt(ctx, m, p)
 		if err != nil {
 			s.Log.Warn("not adopted", "vm", vm.ID, "pid", p.PID, "error", err)
 			continue
@@ -152,7 +152,7 @@ func (s *Service) findVMM(ctx context.Context, vm api.VM) host.Process {
 	if err != nil {
 		return host.Process{}
 	}
-	p, _ := s.Hypervisor.Find(ctx, m)
+	p, _ := s.backend(vm).Hypervisor.Find(ctx, m)
 	return p
 }
 
@@ -190,8 +190,10 @@ func (s *Service) sweepOne(ctx context.Context, id string) error {
 	if uid, err := host.VMMOf(m.Dir); err == nil {
 		m.UID, m.GID = uid, uid
 	}
-	if p, found := s.Hypervisor.Find(ctx, m); found {
-		errs = append(errs, s.endProcess(ctx, p))
+	for _, b := range s.Backends.All() { // whose it was is not known
+		if p, found := b.Hypervisor.Find(ctx, m); found {
+			errs = append(errs, s.endProcess(ctx, p))
+		}
 	}
 	for _, kind := range []api.NetKind{api.NetBridge, api.NetUser} {
 		if s.Network.Check(kind) == nil {

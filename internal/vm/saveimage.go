@@ -133,7 +133,7 @@ func (k *saving) thaw(ctx context.Context) error {
 		}
 		m.NIC.Tap, m.NIC.Socket = k.link.Tap, k.link.Socket
 	}
-	k.instance, err = k.Hypervisor.Thaw(ctx, m, k.point.frozen(k.Paths, k.dir), func(host.Process) error { return nil })
+	k.instance, err = k.backend(k.fork).Hypervisor.Thaw(ctx, m, k.point.frozen(k.Paths, k.dir), func(host.Process) error { return nil })
 	if err != nil {
 		return err
 	}

@@ -13,11 +13,10 @@ import (
 	"time"
 
 	"banger/api"
+	"banger/internal/backend"
 	"banger/internal/config"
-	"banger/internal/disk"
 	"banger/internal/guest/ssh"
 	"banger/internal/host"
-	"banger/internal/hypervisor"
 	"banger/internal/image"
 	"banger/internal/keylock"
 	"banger/internal/layer"
@@ -32,10 +31,7 @@ type Options struct {
 	Store      *store.Store
 	Operations *operation.Registry
 	Host       host.Host
-	Hypervisor hypervisor.Hypervisor
-	Disks      disk.Driver
-	// Overlays makes what lies on layers: qcow2, whatever Disks is.
-	Overlays   disk.Driver
+	Backends   backend.Set
 	Layers     *layer.Service
 	Network    *network.Network
 	Images     *image.Service

@@ -32,7 +32,7 @@ func (s *Service) Update(ctx context.Context, ref string, u api.VMUpdate) (api.V
 		return vm, api.Errorf(api.CodeConflict, "VM %s is suspended, and its frozen memory goes with the CPUs and the memory that it had", vm.Name).
 			WithHint("banger vm stop %s", vm.Name)
 	}
-	if err := s.checkHost(ctx, spec); err != nil {
+	if _, err := s.forHost(ctx, spec); err != nil {
 		return vm, err
 	}
 	if err := s.growDisks(ctx, vm, spec); err != nil {
@@ -112,7 +112,7 @@ func (s *Service) growDisks(ctx context.Context, vm api.VM, spec api.VMSpec) err
 			continue
 		}
 		if !alive {
-			if err := s.driverOf(d.layer).Grow(ctx, d.path, d.to); err != nil {
+			if err := s.backend(vm).Driver(d.layer).Grow(ctx, d.path, d.to); err != nil {
 				return err
 			}
 			continue
@@ -163,7 +163,7 @@ func (s *Service) reset(ctx context.Context, id string, rootBytes int64) error {
 		return api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State)
 	}
 	// The start makes a new root where none is. What the old one lay on is forgotten after it is gone.
-	if err := s.Disks.Delete(ctx, vm.Runtime.SystemOverlay); err != nil {
+	if err := s.backend(vm).Disks.Delete(ctx, vm.Runtime.SystemOverlay); err != nil {
 		return err
 	}
 	layered := vm.Runtime.RootLayerID != ""

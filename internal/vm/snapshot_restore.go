@@ -163,7 +163,7 @@ func (s *Service) canThaw(ctx context.Context, then api.VM, snap api.Snapshot) (
 	if err != nil {
 		return at, err
 	}
-	stamp, err := s.Hypervisor.Stamp(ctx, m)
+	stamp, err := s.backend(then).Hypervisor.Stamp(ctx, m)
 	if err != nil {
 		return at, err
 	}
@@ -210,7 +210,8 @@ func linkFrozen(from, to string) error {
 
 // takeBack removes what layOn made.
 func (s *Service) takeBack(ctx context.Context, vm api.VM, dir string) error {
-	return errors.Join(s.Disks.Delete(ctx, vm.Runtime.SystemOverlay), s.Disks.Delete(ctx, vm.Runtime.WorkDiskPath), os.RemoveAll(dir))
+	disks := s.backend(vm).Overlays
+	return errors.Join(disks.Delete(ctx, vm.Runtime.SystemOverlay), disks.Delete(ctx, vm.Runtime.WorkDiskPath), os.RemoveAll(dir))
 }
 
 // shapeOf is a VM's spec with the sizes of another moment. What the user has called it since stays.

@@ -34,7 +34,7 @@ func (s *Service) createFrom(ctx context.Context, c api.VMCreate, request string
 	}
 	own := s.withDefaults(c.Spec)
 	vm.Spec.Labels, vm.Spec.AutoRemove, vm.Spec.IdleSuspendMS = own.Labels, own.AutoRemove, own.IdleSuspendMS
-	if err := s.checkHost(ctx, vm.Spec); err != nil {
+	if vm.Spec, err = s.forHost(ctx, vm.Spec); err != nil {
 		return fail(err)
 	}
 	s.derive(&vm)

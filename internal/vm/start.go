@@ -151,7 +151,7 @@ func (b *boot) image(ctx context.Context) error {
 		}
 		r.KernelDigest = k.Digest
 	}
-	features, err := b.Hypervisor.Features(ctx)
+	features, err := b.backend(b.vm).Hypervisor.Features(ctx)
 	if err != nil {
 		return err
 	}
@@ -194,9 +194,9 @@ func (b *boot) disks(ctx context.Context) error {
 		UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID, Give: b.Host.Give,
 	}
 	if b.base.ID != "" {
-		t := b.Paths.Template(b.base.ID)
-		root.Base, root.BaseFormat = t.Root(), b.Disks.Format()
-		work.Base, work.BaseFormat = t.Work(), b.Disks.Format()
+		t, format := b.Paths.Template(b.base.ID), b.backend(b.vm).Disks.Format()
+		root.Base, root.BaseFormat = t.Root(), format
+		work.Base, work.BaseFormat = t.Work(), format
 		if err := b.lieOn(ctx, !exists(root.Path), !exists(work.Path)); err != nil {
 			return err
 		}
@@ -206,12 +206,12 @@ func (b *boot) disks(ctx context.Context) error {
 
 func (b *boot) ensureDisk(ctx context.Context, d disk.Spec, layer string) error {
 	if _, err := os.Lstat(d.Path); err == nil {
-		return b.driverOf(layer).Grow(ctx, d.Path, d.SizeBytes)
+		return b.backend(b.vm).Driver(layer).Grow(ctx, d.Path, d.SizeBytes)
 	}
 	if layer != "" { // made before the record that names it: it is not for a start to make up another one
 		return api.Errorf(api.CodeInternal, "the disk %s of VM %s is gone", d.Path, b.vm.Name)
 	}
-	return b.Disks.Create(ctx, d)
+	return b.backend(b.vm).Disks.Create(ctx, d)
 }
 
 // network prepares the link.
@@ -256,7 +256,7 @@ func (b *boot) boot(ctx context.Context) error {
 	if err := b.link.Pinned(ctx); err != nil {
 		return err
 	}
-	instance, err := b.Hypervisor.Start(ctx, b.machine, b.recordVMM)
+	instance, err := b.backend(b.vm).Hypervisor.Start(ctx, b.machine, b.recordVMM)
 	if err != nil {
 		return err
 	}
@@ -354,6 +354,10 @@ const cmdline = "quiet net.ifnames=0"
 
 // machineOf is what the hypervisor needs to run this VM, and to find it again.
 func (s *Service) machineOf(ctx context.Context, vm api.VM) (hypervisor.Machine, error) {
+	b, err := s.Backends.Get(vm.Spec.Hypervisor)
+	if err != nil {
+		return hypervisor.Machine{}, err
+	}
 	kernel, err := s.Images.KernelFiles(vm.Runtime.KernelDigest)
 	if err != nil {
 		return hypervisor.Machine{}, err
@@ -368,9 +372,9 @@ func (s *Service) machineOf(ctx context.Context, vm api.VM) (hypervisor.Machine,
 		CPUs: vm.Spec.CPUs, MemoryBytes: vm.Spec.MemoryBytes,
 		Kernel: kernel.Vmlinuz, Initramfs: initramfs, Cmdline: cmdline,
 		Drives: []hypervisor.Drive{
-			{Serial: agentapi.SerialRoot, Path: vm.Runtime.SystemOverlay, Format: s.driverOf(vm.Runtime.RootLayerID).Format()},
+			{Serial: agentapi.SerialRoot, Path: vm.Runtime.SystemOverlay, Format: b.Driver(vm.Runtime.RootLayerID).Format()},
 			{Serial: agentapi.SerialModules, Path: kernel.ModulesDisk, Format: "raw", ReadOnly: true},
-			{Serial: agentapi.SerialWork, Path: vm.Runtime.WorkDiskPath, Format: s.driverOf(vm.Runtime.WorkLayerID).Format()},
+			{Serial: agentapi.SerialWork, Path: vm.Runtime.WorkDiskPath, Format: b.Driver(vm.Runtime.WorkLayerID).Format()},
 		},
 	}
 	if vm.Spec.Net != api.NetNone {

@@ -104,7 +104,7 @@ func (s *Service) suspend(ctx context.Context, op *operation.Operation, id, why 
 	if err != nil {
 		return err
 	}
-	stamp, err := s.Hypervisor.Stamp(ctx, m)
+	stamp, err := s.backend(vm).Hypervisor.Stamp(ctx, m)
 	if err != nil {
 		return err
 	}

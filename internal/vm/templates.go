@@ -31,10 +31,11 @@ func (s *Service) DeleteTemplate(ctx context.Context, ref string) (api.Template,
 
 // BuildTemplate builds the template that VMs of a spec are thawed from, unless it is there.
 func (s *Service) BuildTemplate(ctx context.Context, op *operation.Operation, spec api.VMSpec) (api.Template, error) {
-	vm := api.VM{Name: "template", Spec: s.withDefaults(spec)}
-	if err := s.checkHost(ctx, vm.Spec); err != nil {
+	spec, err := s.forHost(ctx, s.withDefaults(spec))
+	if err != nil {
 		return api.Template{}, err
 	}
+	vm := api.VM{Name: "template", Spec: spec}
 	img, err := s.Images.EnsureImage(ctx, op, vm.Spec.Image)
 	if err != nil {
 		return api.Template{}, err

@@ -48,7 +48,7 @@ func (s *Service) templateWant(ctx context.Context, vm api.VM) (template.Want, e
 		Image: img, KernelDigest: vm.Runtime.KernelDigest, Root: s.Images.RootPath(img.Digest),
 		Modules: m.Drives[1].Path, Kernel: m.Kernel, Initramfs: m.Initramfs, Cmdline: m.Cmdline,
 		CPUs: vm.Spec.CPUs, MemoryBytes: vm.Spec.MemoryBytes, DiskBytes: vm.Spec.DiskBytes, RootBytes: vm.Spec.RootBytes,
-		Net: vm.Spec.Net,
+		Net: vm.Spec.Net, Hypervisor: vm.Spec.Hypervisor,
 	}, nil
 }
 
@@ -79,7 +79,7 @@ func (b *boot) clone(ctx context.Context) error {
 	f.Stage = b.op.Stage
 	var network error
 	f.BeforeRun = func() error { network = b.link.Pinned(ctx); return network } // made while the VMM starts
-	instance, err := b.Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
+	instance, err := b.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
 	if err == nil {
 		err := b.running(ctx, instance, true)
 		b.live.anonymous = true
@@ -101,9 +101,10 @@ func (b *boot) clone(ctx context.Context) error {
 // bootInstead gives the VM disks of its own again and boots it.
 func (b *boot) bootInstead(ctx context.Context, why error) error {
 	work := b.vm.Runtime.WorkTemplateID == b.base.ID && b.vm.StartedAt == nil // made by this very start
-	errs := []error{b.Disks.Delete(ctx, b.vm.Runtime.SystemOverlay)}
+	disks := b.backend(b.vm).Disks
+	errs := []error{disks.Delete(ctx, b.vm.Runtime.SystemOverlay)}
 	if work {
-		errs = append(errs, b.Disks.Delete(ctx, b.vm.Runtime.WorkDiskPath))
+		errs = append(errs, disks.Delete(ctx, b.vm.Runtime.WorkDiskPath))
 	}
 	broken := b.base
 	b.base = api.Template{}
@@ -134,7 +135,7 @@ func (b *boot) bootInstead(ctx context.Context, why error) error {
 // says both ways out.
 func (b *boot) resume(ctx context.Context) error {
 	p := b.Paths.VM(b.vm.ID)
-	stamp, err := b.Hypervisor.Stamp(ctx, b.machine)
+	stamp, err := b.backend(b.vm).Hypervisor.Stamp(ctx, b.machine)
 	if err != nil {
 		return err
 	}
@@ -160,7 +161,7 @@ func (b *boot) resume(ctx context.Context) error {
 	if frozen.TemplateID != "" {
 		f.Memory = b.Paths.Template(frozen.TemplateID).Memory()
 	}
-	instance, err := b.Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
+	instance, err := b.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
 	if api.CodeOf(err) == api.CodeConflict {
 		return b.cannotResume(err)
 	} else if err != nil {

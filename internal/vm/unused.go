@@ -14,7 +14,8 @@ func (s *Service) dropUnused(ctx context.Context, vm api.VM) error {
 	if vm.StartedAt != nil || onLayers(vm) {
 		return nil
 	}
-	if err := errors.Join(s.Disks.Delete(ctx, r.SystemOverlay), s.Disks.Delete(ctx, r.WorkDiskPath)); err != nil {
+	disks := s.backend(vm).Disks
+	if err := errors.Join(disks.Delete(ctx, r.SystemOverlay), disks.Delete(ctx, r.WorkDiskPath)); err != nil {
 		return err
 	}
 	_, err := s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {

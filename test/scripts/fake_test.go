@@ -1,11 +1,13 @@
 package scripts
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"banger/internal/config"
 	"banger/internal/daemon"
@@ -18,6 +20,9 @@ import (
 
 // behaviourVariable names the file that says how guests misbehave; see fake.Options.
 const behaviourVariable = "BANGER_TEST_BEHAVIOUR"
+
+// hypervisorsVariable names the fakes of a daemon that is to have several, the better ones first.
+const hypervisorsVariable = "BANGER_TEST_HYPERVISORS"
 
 // memoryVariable names a file that says how the host is off for memory: MiB in all, MiB available, percent of pressure, and
 // how many MiB less are available for each VM.
@@ -41,12 +46,17 @@ func fakeMemory() template.Memory {
 func fakeParts() daemon.Options {
 	return daemon.Options{
 		Memory: fakeMemory,
-		Hypervisor: func(cfg *config.Config, h host.Host, log *slog.Logger) (hypervisor.Hypervisor, error) {
+		Hypervisors: func(cfg *config.Config, h host.Host, log *slog.Logger) ([]hypervisor.Hypervisor, error) {
 			if cfg.Explicit("qemu_binary") { // a script that looks at what is said where there is none
-				return qemu.New(qemu.Options{Host: h, Paths: cfg.Paths, Log: log, Binary: cfg.QEMUBinary}), nil
+				return []hypervisor.Hypervisor{qemu.New(qemu.Options{Host: h, Paths: cfg.Paths, Log: log, Binary: cfg.QEMUBinary})}, nil
 			}
 			program, err := exec.LookPath(fake.ProgramName) // absolute: the guest starts it again
-			return fake.New(fake.Options{Host: h, Program: program, Behaviour: os.Getenv(behaviourVariable)}), err
+			names := strings.Fields(cmp.Or(os.Getenv(hypervisorsVariable), fake.Name))
+			var all []hypervisor.Hypervisor
+			for _, name := range names {
+				all = append(all, fake.New(fake.Options{Host: h, Name: name, Program: program, Behaviour: os.Getenv(behaviourVariable)}))
+			}
+			return all, err
 		},
 	}
 }

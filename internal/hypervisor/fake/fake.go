@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"banger/api"
 	"banger/internal/host"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/vmm"
@@ -28,8 +29,13 @@ const ProgramName = "banger-fake-vmm"
 // do) must hand this one to Main, too.
 const HoldName = "@banger-hold"
 
+// Name is that of a fake which has been given no other.
+const Name = "fake"
+
 // Options are what New needs.
 type Options struct {
+	// Name is what it is called; empty means Name.
+	Name string
 	// Host starts the processes: it must be the real one.
 	Host host.Processes
 	// Program calls Main(os.Args) and nothing else, or is a test binary whose TestMain does so
@@ -44,6 +50,7 @@ type Options struct {
 	//   dies           the VMM ends by itself as soon as the guest is up
 	//   freeze-fails   freezing finds the disk full (read at each freeze)
 	//   thaw-fails     no state can be thawed
+	//   no-NAME        the hypervisor of this name cannot be used on this host
 	//   other-version  states that were frozen without this word do not go on with it
 	// In addition any VMM takes SIGUSR1 as the guest's own reboot and SIGUSR2 as its poweroff.
 	Behaviour string
@@ -59,14 +66,20 @@ func New(o Options) *Hypervisor {
 	if o.Program == "" {
 		o.Program = ProgramName
 	}
+	if o.Name == "" {
+		o.Name = Name
+	}
 	return &Hypervisor{o: o}
 }
 
-// Name is "fake".
-func (h *Hypervisor) Name() string { return "fake" }
+// Name is what it was given.
+func (h *Hypervisor) Name() string { return h.o.Name }
 
 // Features are always the same.
 func (h *Hypervisor) Features(context.Context) (hypervisor.Features, error) {
+	if slices.Contains(h.behaviour(), "no-"+h.o.Name) {
+		return hypervisor.Features{}, api.Errorf(api.CodeMissing, "cannot find the program %s", h.o.Name).WithHint("sudo apt-get install %s", h.o.Name)
+	}
 	return hypervisor.Features{
 		Accel: "fake", AccelReason: "guests of tests are processes of this host", Version: h.version(), MaxCPUs: 64,
 	}, nil

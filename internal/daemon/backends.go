@@ -1,0 +1,44 @@
+package daemon
+
+import (
+	"log/slog"
+
+	"banger/internal/backend"
+	"banger/internal/config"
+	"banger/internal/disk"
+	"banger/internal/disk/clone"
+	"banger/internal/disk/qcow2"
+	"banger/internal/host"
+	"banger/internal/hypervisor/qemu"
+)
+
+// backends are all ways to run guests, the better ones first.
+func backends(cfg *config.Config, h host.Host, log *slog.Logger, o Options) (backend.Set, error) {
+	if o.Hypervisors == nil {
+		return backend.NewSet(cfg.Hypervisor, withQEMU(cfg, h, log)), nil
+	}
+	replaced, err := o.Hypervisors(cfg, h, log)
+	var all []backend.Backend
+	for _, r := range replaced {
+		all = append(all, backend.Backend{Hypervisor: r, Disks: disks(cfg), Overlays: qcow2.Driver{}})
+	}
+	return backend.NewSet(cfg.Hypervisor, all...), err
+}
+
+func withQEMU(cfg *config.Config, h host.Host, log *slog.Logger) backend.Backend {
+	accel := cfg.Accel
+	if accel == "auto" {
+		accel = ""
+	}
+	return backend.Backend{
+		Hypervisor: qemu.New(qemu.Options{Host: h, Paths: cfg.Paths, Log: log, Binary: cfg.QEMUBinary, Accel: accel}),
+		Disks:      disks(cfg), Overlays: qcow2.Driver{},
+	}
+}
+
+func disks(cfg *config.Config) disk.Driver {
+	if cfg.DiskDriver == "clone" {
+		return clone.Driver{}
+	}
+	return qcow2.Driver{}
+}
