@@ -68,20 +68,22 @@ func (h *labHost) watch(ctx context.Context, args []string, status string) (int,
 	if err != nil {
 		return codeBroken, err
 	}
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
+	var end error // once ended is closed
 	go func() {
+		defer close(ended)
 		_, cerr := io.Copy(os.Stdout, said)
-		ended <- errors.Join(cmd.Wait(), cerr)
+		end = errors.Join(cmd.Wait(), cerr)
 	}()
 	tick := time.NewTicker(100 * time.Millisecond) // a file that QEMU writes tells nobody
 	defer tick.Stop()
 	for {
 		select {
-		case err := <-ended:
+		case <-ended:
 			if code, ok := readStatus(status); ok {
 				return code, nil
 			}
-			return codeBroken, fmt.Errorf("the lab host ended before its payload: %v", err)
+			return codeBroken, fmt.Errorf("the lab host ended before its payload: %v", end)
 		case <-ctx.Done():
 			_ = cmd.Process.Kill()
 			<-ended

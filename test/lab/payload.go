@@ -58,7 +58,7 @@ func (p *payload) write(ctx context.Context, work string) (string, error) {
 
 // words are the command and the environment, each ended by a NUL, for the host's init to read without a shell.
 func (p *payload) words(tree string) error {
-	env := append([]string{"BANGER_LAB=1"}, p.env...)
+	env := append([]string{"LAB=1"}, p.env...)
 	if err := os.WriteFile(filepath.Join(tree, "command"), nulls(p.command), 0o644); err != nil {
 		return err
 	}
