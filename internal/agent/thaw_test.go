@@ -23,7 +23,6 @@ import (
 	"banger/internal/config"
 	"banger/internal/frame"
 	agentclient "banger/internal/guest"
-	"banger/internal/host"
 	"banger/internal/host/local"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/qemu"
@@ -99,7 +98,7 @@ func freeze(t testing.TB, root string, memory int64, look func(*vm), binary stri
 		},
 	}
 	m, w := f.machine("template", bootMAC, f.base.Drives)
-	i, err := f.h.Start(bounded(t), m, func(host.Process) error { return nil })
+	i, err := f.h.Start(bounded(t), m, func(hypervisor.Handles) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +187,7 @@ func (f *freezer) running(i hypervisor.Instance, m hypervisor.Machine, w *wire) 
 func (f *freezer) thaw(id, mac string, frozen hypervisor.Frozen, drives []hypervisor.Drive) *vm {
 	f.t.Helper()
 	m, w := f.machine(id, mac, drives)
-	i, err := f.h.Thaw(bounded(f.t), m, frozen, func(host.Process) error { return nil })
+	i, err := f.h.Thaw(bounded(f.t), m, frozen, func(hypervisor.Handles) error { return nil })
 	if err != nil {
 		f.t.Fatal(err)
 	}

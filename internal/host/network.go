@@ -51,6 +51,8 @@ type Networks interface {
 	OpenTap(ctx context.Context, t Tap) (*os.File, error)
 	// JoinBridge puts a link into a bridge, isolated from the bridge's other isolated ports.
 	JoinBridge(ctx context.Context, p Port) error
+	// SetTapUp plugs a tap of ours in or out: no frame passes one that is down. The error has code not_found when it is not there.
+	SetTapUp(name string, up bool) error
 	// DeleteLink removes a tap or a bridge that banger has made; a missing one is no error,
 	// another's is refused with code conflict.
 	DeleteLink(ctx context.Context, name string) error

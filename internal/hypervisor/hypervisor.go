@@ -57,8 +57,11 @@ const (
 type NIC struct {
 	Kind NICKind
 	MAC  string
-	// Tap is an open tap descriptor; Start hands it to the VMM and leaves it open for the caller to close.
+	// Tap is an open tap descriptor; Start hands it to the VMM and leaves it open for the caller to close, or closes it, where the
+	// VMM opens the tap by TapName itself.
 	Tap *os.File
+	// TapName is the tap's name on the host; its owner is Machine.UID. It is set in a Machine for Adopt, too.
+	TapName string
 	// Socket is the path of a unix stream socket with length-prefixed frames (passt).
 	Socket string
 }
@@ -82,27 +85,52 @@ type Hypervisor interface {
 	// Features probes once per host boot and answers from memory after that. The
 	// error has code missing_dependency when the VMM is not installed.
 	Features(ctx context.Context) (Features, error)
-	// Start launches the VMM. record is called with the process as soon as it exists and
-	// before the guest runs; if record fails the process is ended. The VMM outlives
-	// ctx and the daemon. On error nothing is left running.
-	Start(ctx context.Context, m Machine, record func(host.Process) error) (Instance, error)
+	// Start launches the VMM. record is called with its handles as soon as the process exists and
+	// before the guest runs; if record fails the process is ended. It is called again before an EventReset for which the VMM's
+	// process was replaced by another. The VMM outlives ctx and the daemon. On error nothing is left running.
+	Start(ctx context.Context, m Machine, record Record) (Instance, error)
 	// Adopt takes up a VMM that an earlier daemon started. It fails when p is not alive,
 	// or is not the VMM of m (by its command line and socket), or its thaw was cut off before the guest ran, and then changes
-	// nothing.
-	Adopt(ctx context.Context, m Machine, p host.Process) (Instance, error)
+	// nothing. record is for the guest's reboots.
+	Adopt(ctx context.Context, m Machine, p host.Process, record Record) (Instance, error)
 	// Thaw starts a VMM whose guest goes on from f, with its network device's link down: whoever personalises the
 	// guest calls SetLink after that. record and errors are as for Start. The error has code conflict when the state was
 	// made by something that this VMM, machine or host cannot continue; Stamp says what differs.
-	Thaw(ctx context.Context, m Machine, f Frozen, record func(host.Process) error) (Instance, error)
+	Thaw(ctx context.Context, m Machine, f Frozen, record Record) (Instance, error)
 	// Stamp is all that must be the same for a state frozen from m to be thawed: the VMM's exact version and
 	// arguments, the accelerator, the CPU. Paths, names and addresses are not in it.
 	Stamp(ctx context.Context, m Machine) (Stamp, error)
 	// Find looks for a running VMM of m when its process id is not known.
 	Find(ctx context.Context, m Machine) (host.Process, bool)
+	// Clean removes what a VMM of m that is gone has left on the host: its jail, cgroup, block devices. An Instance that ends
+	// does so itself; this is for those whose daemon has died. Only m's ID, Dir, UID and the serials of its Drives count. It is idempotent.
+	Clean(ctx context.Context, m Machine) error
+}
+
+// Record puts on disk what a VMM holds, before it is used.
+type Record func(Handles) error
+
+// Handles are what a VMM holds on the host.
+type Handles struct {
+	Process host.Process
+	// Disks are the drives that are block devices of the host.
+	Disks []Disk
+}
+
+// Disk is a drive as a block device. Its name follows from the VM's id and the serial, so that losing this strands nothing.
+type Disk struct {
+	Serial string `json:"serial"`
+	// DMName is the device-mapper's name for it, DMDev the node: "/dev/dm-3".
+	DMName string `json:"dm_name"`
+	DMDev  string `json:"dm_dev"`
+	// COWLoop is the loop device of its own file, BaseLoop those of what lies below.
+	COWLoop  string   `json:"cow_loop"`
+	BaseLoop []string `json:"base_loop"`
 }
 
 // Instance is one running VMM. Safe for concurrent use.
 type Instance interface {
+	// Process is the VMM's. It is another one after an EventReset, where record was called again.
 	Process() host.Process
 	// DialGuest opens a new stream to the agent, waiting for the agent until ctx ends.
 	// It finds the agent again after a reboot of the guest or a restart of the agent. The error
@@ -151,7 +179,7 @@ type EventKind string
 
 // The events. The last one is EventExited.
 const (
-	EventReset    EventKind = "reset"    // the guest reboots in place
+	EventReset    EventKind = "reset"    // the guest reboots; the instance goes on
 	EventShutdown EventKind = "shutdown" // the guest powers off; EventExited follows
 	EventPaused   EventKind = "paused"   // the VMM stopped the guest; Detail: why ("no space left on the host")
 	EventResumed  EventKind = "resumed"

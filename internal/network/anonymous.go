@@ -17,9 +17,9 @@ func (n *Network) AttachAnonymous(ctx context.Context, g Guest) (Link, error) {
 		return n.attachUser(ctx, g, func(host.Process) error { return nil })
 	case api.NetBridge:
 	}
-	tap, err := n.o.Host.OpenTap(ctx, host.Tap{Name: g.tap(), Bridge: n.o.Bridge, MTU: n.o.Host.UplinkMTU()})
+	tap, err := n.o.Host.OpenTap(ctx, host.Tap{Name: g.tap(), Bridge: n.o.Bridge, MTU: n.o.Host.UplinkMTU(), Owner: g.UID})
 	if err != nil {
 		return Link{}, err
 	}
-	return Link{Tap: tap}, nil
+	return Link{Tap: tap, TapName: g.tap()}, nil
 }

@@ -32,7 +32,7 @@ func (n *Network) Attach(ctx context.Context, g Guest, record func(host.Process)
 		if err := link.Pinned(ctx); err != nil {
 			return Link{}, errors.Join(err, link.Close(), n.Detach(context.WithoutCancel(ctx), g))
 		}
-		return Link{Tap: link.Tap}, nil
+		return Link{Tap: link.Tap, TapName: link.TapName}, nil
 	}
 	return Link{}, n.Check(g.Kind)
 }
@@ -55,7 +55,7 @@ func (n *Network) attachBridge(ctx context.Context, g Guest) (_ Link, err error)
 	if err = n.admit(g); err == nil {
 		n.guests[g.ID] = g
 		var tap *os.File
-		tap, err = n.o.Host.OpenTap(ctx, host.Tap{Name: g.tap(), Bridge: n.o.Bridge, MTU: n.o.Host.UplinkMTU()})
+		tap, err = n.o.Host.OpenTap(ctx, host.Tap{Name: g.tap(), Bridge: n.o.Bridge, MTU: n.o.Host.UplinkMTU(), Owner: g.UID})
 		if err == nil {
 			pins := &pinning{done: make(chan struct{})}
 			go func() {
@@ -63,7 +63,7 @@ func (n *Network) attachBridge(ctx context.Context, g Guest) (_ Link, err error)
 				pins.err = n.apply(context.WithoutCancel(ctx)) // half of it helps nobody
 				close(pins.done)
 			}()
-			return Link{Tap: tap, pins: pins}, nil
+			return Link{Tap: tap, TapName: g.tap(), pins: pins}, nil
 		}
 		err = errors.Join(err, n.drop(context.WithoutCancel(ctx), g))
 	}

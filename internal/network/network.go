@@ -61,6 +61,8 @@ type Guest struct {
 	IP   netip.Addr
 	// Tap is TapName(ID) for NetBridge; may be left empty.
 	Tap string
+	// UID is its VMM's, which may open the tap itself; 0 is root.
+	UID int
 	// Joined is true when the guest has confirmed its address: Set then puts its tap back into the bridge.
 	Joined bool
 }
@@ -88,8 +90,9 @@ func (g Guest) pin() host.Pin { return host.Pin{Tap: g.tap(), MAC: g.mac(), IP: 
 
 // Link is what a VMM needs for a guest's network device; the zero Link is for NetNone.
 type Link struct {
-	Tap    *os.File // NetBridge: an open tap with IFF_VNET_HDR
-	Socket string   // NetUser: a unix stream socket that listens already; takes one connection
+	Tap     *os.File // NetBridge: an open tap with IFF_VNET_HDR
+	TapName string
+	Socket  string // NetUser: a unix stream socket that listens already; takes one connection
 
 	pins *pinning // nil: they are in place
 }

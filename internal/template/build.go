@@ -15,7 +15,6 @@ import (
 	"banger/internal/disk"
 	"banger/internal/durable"
 	"banger/internal/guest"
-	"banger/internal/host"
 	"banger/internal/hypervisor"
 	"banger/internal/network"
 	"banger/internal/operation"
@@ -139,7 +138,7 @@ type builder struct {
 }
 
 func (b *builder) guest() network.Guest {
-	g := network.Guest{ID: b.id, Name: "template-" + b.id, Kind: b.want.Net}
+	g := network.Guest{ID: b.id, Name: "template-" + b.id, Kind: b.want.Net, UID: b.UID}
 	if b.want.Net != api.NetNone {
 		g.MAC = network.MACFor(b.id).String()
 	}
@@ -183,9 +182,9 @@ func (b *builder) boot(ctx context.Context) error {
 			return err
 		}
 		b.link = link
-		b.machine.NIC.MAC, b.machine.NIC.Tap, b.machine.NIC.Socket = b.guest().MAC, link.Tap, link.Socket
+		b.machine.NIC.MAC, b.machine.NIC.Tap, b.machine.NIC.TapName, b.machine.NIC.Socket = b.guest().MAC, link.Tap, link.TapName, link.Socket
 	}
-	instance, err := b.backend.Hypervisor.Start(ctx, b.machine, func(host.Process) error { return nil })
+	instance, err := b.backend.Hypervisor.Start(ctx, b.machine, func(hypervisor.Handles) error { return nil })
 	if err != nil {
 		return err
 	}

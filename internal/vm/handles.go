@@ -12,6 +12,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/durable"
 	"banger/internal/host"
+	"banger/internal/hypervisor"
 )
 
 // VMHandles is what is true about a VM on this host at this moment. It is kept in
@@ -21,6 +22,8 @@ import (
 type VMHandles struct {
 	// VMM is the process of the hypervisor; zero if there is none.
 	VMM host.Process `json:"vmm"`
+	// Disks are the drives that are block devices of the host.
+	Disks []hypervisor.Disk `json:"disks,omitempty"`
 	// NetHelper is the process that carries a user-mode network; zero if there is none.
 	NetHelper host.Process `json:"net_helper"`
 	// TapDevice is the name of the tap; empty if there is none.

@@ -3,6 +3,7 @@ package vm
 import (
 	"errors"
 	"os"
+	"reflect"
 	"sync"
 	"testing"
 
@@ -28,13 +29,13 @@ func TestHandlesSurviveTheirDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	later := &handleCache{paths: c.paths}
-	if got, err := later.Get("aaaa"); err != nil || got != want {
+	if got, err := later.Get("aaaa"); err != nil || !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v, %v", got, err)
 	}
 	if err := later.Clear("aaaa"); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := (&handleCache{paths: c.paths}).Get("aaaa"); err != nil || got != (VMHandles{}) {
+	if got, err := (&handleCache{paths: c.paths}).Get("aaaa"); err != nil || !reflect.DeepEqual(got, VMHandles{}) {
 		t.Fatalf("after clear: %+v, %v", got, err)
 	}
 }

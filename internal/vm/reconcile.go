@@ -129,7 +129,7 @@ func (s *Service) adopt(ctx context.Context, vm api.VM) *liveVM {
 		if p == (host.Process{}) || !s.Host.Alive(p) {
 			continue
 		}
-		instance, err := s.backend(vm).Hypervisor.Adopt(ctx, m, p)
+		instance, err := s.backend(vm).Hypervisor.Adopt(ctx, m, p, func(held hypervisor.Handles) error { return s.recordHandles(vm.ID, held) })
 		if err != nil {
 			s.Log.Warn("not adopted", "vm", vm.ID, "pid", p.PID, "error", err)
 			continue
@@ -186,7 +186,7 @@ func bootTime() time.Time {
 // sweepOne ends what still runs in a directory that no record knows, and removes it.
 func (s *Service) sweepOne(ctx context.Context, id string) error {
 	var errs []error
-	m := hypervisor.Machine{ID: id, Dir: s.Paths.VM(id).Private()}
+	m := s.remains(id, 0)
 	if uid, err := host.VMMOf(m.Dir); err == nil {
 		m.UID, m.GID = uid, uid
 	}
@@ -194,6 +194,7 @@ func (s *Service) sweepOne(ctx context.Context, id string) error {
 		if p, found := b.Hypervisor.Find(ctx, m); found {
 			errs = append(errs, s.endProcess(ctx, p))
 		}
+		errs = append(errs, b.Hypervisor.Clean(ctx, m))
 	}
 	for _, kind := range []api.NetKind{api.NetBridge, api.NetUser} {
 		if s.Network.Check(kind) == nil {

@@ -8,7 +8,6 @@ import (
 
 	"banger/api"
 	"banger/internal/guest"
-	"banger/internal/host"
 	"banger/internal/hypervisor"
 	"banger/internal/network"
 	"banger/internal/operation"
@@ -131,9 +130,9 @@ func (k *saving) thaw(ctx context.Context) error {
 		if k.link, err = k.Network.AttachAnonymous(ctx, guestOf(k.fork)); err != nil {
 			return err
 		}
-		m.NIC.Tap, m.NIC.Socket = k.link.Tap, k.link.Socket
+		m.NIC.Tap, m.NIC.TapName, m.NIC.Socket = k.link.Tap, k.link.TapName, k.link.Socket
 	}
-	k.instance, err = k.backend(k.fork).Hypervisor.Thaw(ctx, m, k.point.frozen(k.Paths, k.dir), func(host.Process) error { return nil })
+	k.instance, err = k.backend(k.fork).Hypervisor.Thaw(ctx, m, k.point.frozen(k.Paths, k.dir), func(hypervisor.Handles) error { return nil })
 	if err != nil {
 		return err
 	}

@@ -240,7 +240,7 @@ func (b *boot) beginNetwork(ctx context.Context) error {
 		return err
 	}
 	b.link = link
-	b.machine.NIC = &hypervisor.NIC{Kind: nicKind(g.Kind), MAC: g.MAC, Tap: link.Tap, Socket: link.Socket}
+	b.machine.NIC = &hypervisor.NIC{Kind: nicKind(g.Kind), MAC: g.MAC, Tap: link.Tap, TapName: link.TapName, Socket: link.Socket}
 	return nil
 }
 
@@ -263,9 +263,11 @@ func (b *boot) boot(ctx context.Context) error {
 	return b.running(ctx, instance, false)
 }
 
-// recordVMM puts the VMM's process on disk before it is used.
-func (b *boot) recordVMM(p host.Process) error {
-	return b.handles.Set(b.vm.ID, func(h *VMHandles) { h.VMM = p })
+// recordVMM puts the VMM's process and devices on disk before they are used.
+func (b *boot) recordVMM(held hypervisor.Handles) error { return b.recordHandles(b.vm.ID, held) }
+
+func (s *Service) recordHandles(id string, held hypervisor.Handles) error {
+	return s.handles.Set(id, func(h *VMHandles) { h.VMM, h.Disks = held.Process, held.Disks })
 }
 
 // running makes a started VMM the VM's.
@@ -378,13 +380,13 @@ func (s *Service) machineOf(ctx context.Context, vm api.VM) (hypervisor.Machine,
 		},
 	}
 	if vm.Spec.Net != api.NetNone {
-		m.NIC = &hypervisor.NIC{Kind: nicKind(vm.Spec.Net), MAC: vm.Runtime.MAC}
+		m.NIC = &hypervisor.NIC{Kind: nicKind(vm.Spec.Net), MAC: vm.Runtime.MAC, TapName: guestOf(vm).Tap}
 	}
 	return m, nil
 }
 
 func guestOf(vm api.VM) network.Guest {
-	g := network.Guest{ID: vm.ID, Name: vm.Name, Kind: vm.Spec.Net, MAC: vm.Runtime.MAC}
+	g := network.Guest{ID: vm.ID, Name: vm.Name, Kind: vm.Spec.Net, MAC: vm.Runtime.MAC, UID: vm.Runtime.UID}
 	if vm.State == api.StatePooled {
 		g.Name = "" // it is nobody's
 	}

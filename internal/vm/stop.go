@@ -10,6 +10,7 @@ import (
 	"banger/api"
 	"banger/api/agentapi"
 	"banger/internal/host"
+	"banger/internal/hypervisor"
 	"banger/internal/operation"
 )
 
@@ -224,7 +225,16 @@ func (s *Service) endVMM(ctx context.Context, vm api.VM) error {
 	if h.VMM != (host.Process{}) && s.isVMMOf(ctx, vm, h.VMM) {
 		errs = append(errs, s.endProcess(ctx, h.VMM))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.backend(vm).Hypervisor.Clean(ctx, s.remains(vm.ID, vm.Runtime.UID)))...)
+}
+
+// remains is what of a VM's machine counts when its VMM is gone.
+func (s *Service) remains(id string, uid int) hypervisor.Machine {
+	m := hypervisor.Machine{ID: id, Dir: s.Paths.VM(id).Private(), UID: uid, GID: uid}
+	for _, serial := range []string{agentapi.SerialRoot, agentapi.SerialModules, agentapi.SerialWork} {
+		m.Drives = append(m.Drives, hypervisor.Drive{Serial: serial})
+	}
+	return m
 }
 
 func (s *Service) endProcess(ctx context.Context, p host.Process) error {

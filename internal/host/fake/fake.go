@@ -14,6 +14,7 @@ type Host struct {
 	networks   // network*.go
 	files      // files.go
 	*blocks    // blocks.go
+	jails      // jail.go
 
 	script *transcript
 }

@@ -63,6 +63,16 @@ func (n *networks) OpenTap(_ context.Context, t host.Tap) (*os.File, error) {
 	return os.OpenFile(os.DevNull, os.O_RDWR, 0)
 }
 
+func (n *networks) SetTapUp(name string, up bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if _, ok := n.taps[name]; !ok {
+		return fmt.Errorf("cannot find tap %s: %w", name, fs.ErrNotExist)
+	}
+	n.note("tap %s up %v", name, up)
+	return nil
+}
+
 func (n *networks) JoinBridge(_ context.Context, p host.Port) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

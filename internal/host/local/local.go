@@ -9,9 +9,11 @@ type Host struct {
 	networks  // network*.go
 	files     // files.go
 	blocks    // blocks*.go
+	jails     // jail*.go
 }
 
 // New returns the machine. It touches nothing yet.
 func New() *Host {
-	return &Host{processes: newProcesses()}
+	ps := newProcesses()
+	return &Host{processes: ps, jails: jails{processes: ps}}
 }

@@ -35,6 +35,23 @@ func (n networks) OpenTap(_ context.Context, t host.Tap) (*os.File, error) {
 	return os.NewFile(uintptr(fd), t.Name), nil
 }
 
+// SetTapUp changes the link's state; who has opened the tap keeps it.
+func (networks) SetTapUp(name string, up bool) error {
+	link, err := findLink(name)
+	if err == nil && (link == nil || !ourTap(link)) {
+		return api.Errorf(api.CodeNotFound, "there is no tap %s of banger's", name)
+	}
+	if err == nil && up {
+		err = netlink.LinkSetUp(link)
+	} else if err == nil {
+		err = netlink.LinkSetDown(link)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot switch tap %s: %w", name, err)
+	}
+	return nil
+}
+
 func (n networks) setUpTap(fd int, t host.Tap) error {
 	if l, err := findLink(t.Name); err != nil {
 		return err

@@ -36,11 +36,16 @@ func (ps processes) Spawn(c host.Command) (host.Process, error) {
 		defer log.Close()
 		cmd.Stdout, cmd.Stderr = log, log
 	}
+	return ps.spawn(cmd, c.OOMScoreAdj)
+}
+
+// spawn starts what is to outlive us.
+func (ps processes) spawn(cmd *exec.Cmd, oom int) (host.Process, error) {
 	if err := cmd.Start(); err != nil {
-		return host.Process{}, fmt.Errorf("cannot start %s: %w", c.Path, err)
+		return host.Process{}, fmt.Errorf("cannot start %s: %w", cmd.Path, err)
 	}
 	// Not reaped before this function has read what it must, so the pid is surely the child's.
-	p, err := ps.born(cmd.Process.Pid, c.OOMScoreAdj)
+	p, err := ps.born(cmd.Process.Pid, oom)
 	if err != nil {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()

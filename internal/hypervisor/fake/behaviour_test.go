@@ -15,7 +15,6 @@ import (
 
 	"banger/api"
 	"banger/api/agentapi"
-	"banger/internal/host"
 	"banger/internal/host/local"
 	"banger/internal/hypervisor"
 )
@@ -34,7 +33,7 @@ func begin(t *testing.T, words string) (hypervisor.Instance, hypervisor.Machine)
 	if err := os.WriteFile(h.o.Behaviour, []byte(words+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	i, err := h.Start(within(t, 20*time.Second), m, func(host.Process) error { return nil })
+	i, err := h.Start(within(t, 20*time.Second), m, func(hypervisor.Handles) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +78,7 @@ func TestStartFails(t *testing.T) {
 	if err := os.WriteFile(h.o.Behaviour, []byte(startFails), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := h.Start(within(t, 20*time.Second), m, func(host.Process) error { return nil })
+	_, err := h.Start(within(t, 20*time.Second), m, func(hypervisor.Handles) error { return nil })
 	if err == nil || !strings.Contains(err.Error(), "Cannot allocate memory") {
 		t.Errorf("error: %v", err)
 	}

@@ -98,11 +98,11 @@ func consoleLog(m *hypervisor.Machine) string    { return filepath.Join(m.Dir, "
 func vmmLog(m *hypervisor.Machine) string        { return filepath.Join(m.Dir, "vmm.log") }
 
 // Start launches the process, has it recorded and lets the guest run.
-func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record func(host.Process) error) (hypervisor.Instance, error) {
+func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record hypervisor.Record) (hypervisor.Instance, error) {
 	return h.launch(ctx, machineSpec{Machine: plain(m), Behaviour: h.behaviour()}, m, record)
 }
 
-func (h *Hypervisor) launch(ctx context.Context, spec machineSpec, m hypervisor.Machine, record func(host.Process) error) (hypervisor.Instance, error) {
+func (h *Hypervisor) launch(ctx context.Context, spec machineSpec, m hypervisor.Machine, record hypervisor.Record) (hypervisor.Instance, error) {
 	p, err := h.spawn(&m, spec)
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the fake VMM of %s: %w", m.ID, err)
@@ -154,8 +154,8 @@ func plain(m hypervisor.Machine) hypervisor.Machine {
 	return m
 }
 
-func (h *Hypervisor) bringUp(ctx context.Context, m hypervisor.Machine, p host.Process, record func(host.Process) error) (*instance, error) {
-	if err := record(p); err != nil {
+func (h *Hypervisor) bringUp(ctx context.Context, m hypervisor.Machine, p host.Process, record hypervisor.Record) (*instance, error) {
+	if err := record(hypervisor.Handles{Process: p}); err != nil {
 		return nil, fmt.Errorf("cannot record process %d: %w", p.PID, err)
 	}
 	i, err := h.connect(ctx, m, p)
@@ -171,7 +171,7 @@ func (h *Hypervisor) bringUp(ctx context.Context, m hypervisor.Machine, p host.P
 }
 
 // Adopt takes up a VMM of an earlier daemon.
-func (h *Hypervisor) Adopt(ctx context.Context, m hypervisor.Machine, p host.Process) (hypervisor.Instance, error) {
+func (h *Hypervisor) Adopt(ctx context.Context, m hypervisor.Machine, p host.Process, _ hypervisor.Record) (hypervisor.Instance, error) {
 	if !h.o.Host.Alive(p) || !h.isOurs(&m, p.PID) {
 		return nil, fmt.Errorf("cannot adopt process %d: it is not the fake VMM of %s", p.PID, m.ID)
 	}
@@ -186,6 +186,9 @@ func (h *Hypervisor) Adopt(ctx context.Context, m hypervisor.Machine, p host.Pro
 	go i.watch()
 	return i, nil
 }
+
+// Clean has nothing to do: a fake VMM holds nothing of the host.
+func (*Hypervisor) Clean(context.Context, hypervisor.Machine) error { return nil }
 
 // Find looks through all processes.
 func (h *Hypervisor) Find(_ context.Context, m hypervisor.Machine) (host.Process, bool) {

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"banger/api"
-	"banger/internal/host"
 	"banger/internal/hypervisor"
 )
 
@@ -41,7 +40,7 @@ func (h *Hypervisor) Stamp(_ context.Context, m hypervisor.Machine) (hypervisor.
 }
 
 // Thaw starts a VMM whose guest knows what the frozen one did.
-func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hypervisor.Frozen, record func(host.Process) error) (hypervisor.Instance, error) {
+func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hypervisor.Frozen, record hypervisor.Record) (hypervisor.Instance, error) {
 	if f.Await != nil {
 		if err := f.Await(ctx); err != nil {
 			return nil, fmt.Errorf("cannot thaw the fake VMM of %s: %w", m.ID, err)
@@ -69,8 +68,8 @@ func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hyperviso
 			}
 		}
 	}
-	i, err := h.launch(ctx, spec, m, func(p host.Process) error {
-		if err := record(p); err != nil {
+	i, err := h.launch(ctx, spec, m, func(held hypervisor.Handles) error {
+		if err := record(held); err != nil {
 			return err
 		}
 		stage(hypervisor.StageSpawn, hypervisor.StageMonitor, hypervisor.StageMemory, hypervisor.StageDevices)

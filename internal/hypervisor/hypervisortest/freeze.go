@@ -473,7 +473,7 @@ func (z *freezer) testDamaged(t *testing.T, base hypervisor.Machine, image hyper
 
 func (z *freezer) wantRefused(t *testing.T, name string, m hypervisor.Machine, f hypervisor.Frozen) {
 	t.Helper()
-	i, err := z.h.Thaw(bounded(t, time.Minute), m, f, func(host.Process) error { return nil })
+	i, err := z.h.Thaw(bounded(t, time.Minute), m, f, noRecord)
 	if err == nil {
 		_ = i.Kill(bounded(t, time.Minute))
 	}

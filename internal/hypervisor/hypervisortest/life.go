@@ -89,9 +89,11 @@ func testStrangers(t *testing.T, h hypervisor.Hypervisor, m hypervisor.Machine, 
 	other := m
 	other.Dir = t.TempDir()
 	for name, try := range map[string]func() (hypervisor.Instance, error){
-		"another program":   func() (hypervisor.Instance, error) { return h.Adopt(bounded(t, time.Minute), m, me) },
-		"a reused pid":      func() (hypervisor.Instance, error) { return h.Adopt(bounded(t, time.Minute), m, reused) },
-		"another machine's": func() (hypervisor.Instance, error) { return h.Adopt(bounded(t, time.Minute), other, r.Process()) },
+		"another program": func() (hypervisor.Instance, error) { return h.Adopt(bounded(t, time.Minute), m, me, noRecord) },
+		"a reused pid":    func() (hypervisor.Instance, error) { return h.Adopt(bounded(t, time.Minute), m, reused, noRecord) },
+		"another machine's": func() (hypervisor.Instance, error) {
+			return h.Adopt(bounded(t, time.Minute), other, r.Process(), noRecord)
+		},
 	} {
 		if i, err := try(); err == nil {
 			i.Detach()
@@ -119,7 +121,7 @@ func adopt(t *testing.T, create Factory, m hypervisor.Machine, r *running) *runn
 	if !ok || p != r.Process() {
 		t.Fatalf("Find = %v, %v after Detach; want %v", p, ok, r.Process())
 	}
-	i, err := successor.Adopt(bounded(t, time.Minute), m, p)
+	i, err := successor.Adopt(bounded(t, time.Minute), m, p, noRecord)
 	if err != nil {
 		t.Fatalf("Adopt: %v", err)
 	}
@@ -168,7 +170,7 @@ func testPowerOff(t *testing.T, h hypervisor.Hypervisor, m hypervisor.Machine, r
 		t.Errorf("the VMM is still there: %v", err)
 	}
 	wantNothing(t, h, m)
-	if _, err := h.Adopt(bounded(t, time.Minute), m, host.Process{PID: p.PID, StartTime: p.StartTime}); err == nil {
+	if _, err := h.Adopt(bounded(t, time.Minute), m, host.Process{PID: p.PID, StartTime: p.StartTime}, noRecord); err == nil {
 		t.Error("Adopt took up a VMM that has ended")
 	}
 }

@@ -57,10 +57,11 @@ func start(t *testing.T, h hypervisor.Hypervisor, m hypervisor.Machine) *running
 }
 
 // recorder checks that the process is there, and its guest does not run yet.
-func recorder(t *testing.T, m hypervisor.Machine, recorded *host.Process) func(host.Process) error {
+func recorder(t *testing.T, m hypervisor.Machine, recorded *host.Process) hypervisor.Record {
 	procs := local.New()
 	said := consoleSize(m)
-	return func(p host.Process) error {
+	return func(h hypervisor.Handles) error {
+		p := h.Process
 		*recorded = p
 		if !procs.Alive(p) {
 			t.Errorf("record was called with process %v, which does not run", p)
@@ -71,6 +72,9 @@ func recorder(t *testing.T, m hypervisor.Machine, recorded *host.Process) func(h
 		return nil
 	}
 }
+
+// noRecord is for what no later daemon need find.
+func noRecord(hypervisor.Handles) error { return nil }
 
 func consoleSize(m hypervisor.Machine) int64 {
 	fi, err := os.Stat(filepath.Join(m.Dir, "console.log"))
@@ -133,7 +137,7 @@ func testKill(t *testing.T, create Factory) {
 	if _, ok := h.Find(bounded(t, time.Minute), m); ok {
 		t.Error("Find finds a VMM that was killed")
 	}
-	if _, err := h.Adopt(bounded(t, time.Minute), m, p); err == nil {
+	if _, err := h.Adopt(bounded(t, time.Minute), m, p, noRecord); err == nil {
 		t.Error("Adopt took up a VMM that is gone")
 	}
 	if _, err := r.DialGuest(bounded(t, time.Minute)); err == nil {
@@ -148,7 +152,7 @@ func testRecordFails(t *testing.T, create Factory) {
 	h, m := create(t)
 	disk := errors.New("the disk is full")
 	var p host.Process
-	_, err := h.Start(bounded(t, time.Minute), m, func(rec host.Process) error { p = rec; return disk })
+	_, err := h.Start(bounded(t, time.Minute), m, func(rec hypervisor.Handles) error { p = rec.Process; return disk })
 	if !errors.Is(err, disk) {
 		t.Errorf("Start = %v, want the error of record", err)
 	}
@@ -162,7 +166,7 @@ func testStartFails(t *testing.T, create Factory) {
 	h, m := create(t)
 	m.Drives[0].Path = filepath.Join(m.Dir, "no-such-disk")
 	var p host.Process
-	_, err := h.Start(bounded(t, time.Minute), m, func(rec host.Process) error { p = rec; return nil })
+	_, err := h.Start(bounded(t, time.Minute), m, func(rec hypervisor.Handles) error { p = rec.Process; return nil })
 	if err == nil {
 		t.Fatal("Start succeeded without its disk")
 	}
@@ -179,7 +183,7 @@ func testStartCancelled(t *testing.T, create Factory) {
 	h, m := create(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	var p host.Process
-	_, err := h.Start(ctx, m, func(rec host.Process) error { p = rec; cancel(); return nil })
+	_, err := h.Start(ctx, m, func(rec hypervisor.Handles) error { p = rec.Process; cancel(); return nil })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("Start = %v, want context.Canceled", err)
 	}

@@ -74,6 +74,7 @@ func (r Region) vectors(runs []Run, buf []byte, move transfer) error {
 	if r.door != nil {
 		return unix.ENOSYS // that call goes by what we may ourselves
 	}
+	runs = r.cut(runs)
 	remote := make([]unix.RemoteIovec, 0, min(len(runs), maxVector))
 	for len(runs) > 0 {
 		remote, total := remote[:0], 0
@@ -82,7 +83,7 @@ func (r Region) vectors(runs []Run, buf []byte, move transfer) error {
 		for ; n < len(runs) && n < maxVector && total < maxTransfer; n++ {
 			size := min(int(runs[n].Length), maxTransfer-total)
 			left = Run{Offset: runs[n].Offset + int64(size), Length: runs[n].Length - int64(size)}
-			remote = append(remote, unix.RemoteIovec{Base: uintptr(r.base) + uintptr(runs[n].Offset), Len: size})
+			remote = append(remote, unix.RemoteIovec{Base: uintptr(r.address(runs[n].Offset)), Len: size})
 			total += size
 		}
 		local := []unix.Iovec{{Base: &buf[0]}}
@@ -109,13 +110,40 @@ func (r Region) each(runs []Run, buf []byte, flag int, move func(*os.File, []byt
 		return err
 	}
 	defer f.Close()
-	for _, run := range runs {
-		if err := move(f, buf[:run.Length], int64(r.base)+run.Offset); err != nil {
+	for _, run := range r.cut(runs) {
+		if err := move(f, buf[:run.Length], int64(r.address(run.Offset))); err != nil {
 			return err
 		}
 		buf = buf[run.Length:]
 	}
 	return nil
+}
+
+// cut cuts runs where parts meet.
+func (r Region) cut(runs []Run) []Run {
+	if len(r.parts) < 2 {
+		return runs
+	}
+	var out []Run
+	for _, run := range runs {
+		for _, p := range r.parts {
+			from, to := max(run.Offset, p.offset), min(run.Offset+run.Length, p.offset+p.size)
+			if from < to {
+				out = append(out, Run{Offset: from, Length: to - from, Zero: run.Zero})
+			}
+		}
+	}
+	return out
+}
+
+// address is where the process has an offset of the region.
+func (r Region) address(offset int64) uint64 {
+	for _, p := range r.parts {
+		if offset < p.offset+p.size {
+			return p.base + uint64(offset-p.offset)
+		}
+	}
+	return 0 // nothing is mapped there
 }
 
 // Restore puts back into the runs what an image file has there.

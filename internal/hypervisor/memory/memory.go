@@ -25,10 +25,17 @@ const PageSize = 4096
 type Region struct {
 	pid  int
 	door func() (host.Memory, error) // nil: the process is opened by its number
-	base uint64
 	size int64
+	// parts are where it lies, in the order of its offsets: the gap below 4 GiB, where a PC has its devices, is none of the memory.
+	parts []part
 	// Image reports whether the region maps a file; otherwise it began as zeros.
 	Image bool
+}
+
+// part is a piece of a region that is one piece of the process's addresses, too.
+type part struct {
+	offset, size int64
+	base         uint64
 }
 
 // Run is a piece of a region or an image.
@@ -48,14 +55,14 @@ func In(h host.Files, p host.Process, base uint64, size int64) (Region, error) {
 		return At(p.PID, base, size)
 	}
 	defer m.Close()
-	r := Region{pid: p.PID, base: base, size: size, door: func() (host.Memory, error) { return h.OpenMemory(p) }}
+	r := Region{pid: p.PID, size: size, parts: []part{{size: size, base: base}}, door: func() (host.Memory, error) { return h.OpenMemory(p) }}
 	return r, r.find(m.Maps)
 }
 
 // At describes memory that a VMM says it has at an address of its own. The answer comes from a less trusted
 // process, so the kernel is asked whether that is memory at all; whose it is does not matter, since a VMM can only lie about itself.
 func At(pid int, base uint64, size int64) (Region, error) {
-	r := Region{pid: pid, base: base, size: size}
+	r := Region{pid: pid, size: size, parts: []part{{size: size, base: base}}}
 	f, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {
 		return r, err
@@ -66,7 +73,8 @@ func At(pid int, base uint64, size int64) (Region, error) {
 
 // find looks the region up among the process's mappings.
 func (r *Region) find(maps io.Reader) error {
-	at, end := r.base, r.base+uint64(r.size)
+	base := r.parts[0].base
+	at, end := base, base+uint64(r.size)
 	for in := bufio.NewScanner(maps); in.Scan() && at < end; {
 		m, err := parseMapping(in.Text())
 		if err != nil {
@@ -82,7 +90,7 @@ func (r *Region) find(maps io.Reader) error {
 		at = m.end
 	}
 	if at < end {
-		return fmt.Errorf("process %d has no private memory of %d MiB at %#x", r.pid, r.size>>20, r.base)
+		return fmt.Errorf("process %d has no private memory of %d MiB at %#x", r.pid, r.size>>20, base)
 	}
 	return nil
 }

@@ -69,7 +69,7 @@ func TestAt(t *testing.T) {
 		size int64
 	}{
 		"nothing there":  {PageSize, PageSize},
-		"beyond its end": {r.base, 1 << 40},
+		"beyond its end": {r.parts[0].base, 1 << 40},
 		"read-only":      {uint64(uintptr(unsafe.Pointer(unsafe.StringData(pagesMagic)))) &^ (PageSize - 1), PageSize},
 	} {
 		if got, err := At(os.Getpid(), try.base, try.size); err == nil {
@@ -92,7 +92,7 @@ func TestOwnPages(t *testing.T) {
 				for k := range n {
 					b[(p+k)*PageSize+k] = 1
 				}
-				want = r.appendRun(want, int64(p)*PageSize, int64(n)*PageSize)
+				want = appendRun(want, int64(p)*PageSize, int64(n)*PageSize)
 			}
 			want = union(want)
 			sum := byte(0)
@@ -112,7 +112,7 @@ func TestOwnPages(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			if got, err = r.readPagemap(f); err != nil {
+			if got, err = r.parts[0].readPagemap(f); err != nil {
 				t.Fatal(err)
 			}
 			// Without an image the zero page, which was only read, cannot be told from others there.

@@ -36,22 +36,26 @@ func (r Region) Own() ([]Run, error) {
 		return nil, err
 	}
 	defer f.Close()
-	runs, err := r.scan(f)
-	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {
-		runs, err = r.readPagemap(f) // a kernel before 6.7
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot tell which pages process %d has written: %w", r.pid, err)
+	var runs []Run
+	for _, p := range r.parts {
+		own, err := p.scan(f)
+		if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {
+			own, err = p.readPagemap(f) // a kernel before 6.7
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot tell which pages process %d has written: %w", r.pid, err)
+		}
+		runs = append(runs, own...)
 	}
 	return runs, nil
 }
 
 // scan asks the kernel for ranges: (present or swapped out) and neither the file's nor the zero page.
-func (r Region) scan(f *os.File) ([]Run, error) {
+func (p part) scan(f *os.File) ([]Run, error) {
 	var runs []Run
 	ranges := make([]scanRange, scanRanges)
 	a := scanArg{
-		size: uint64(unsafe.Sizeof(scanArg{})), start: r.base, end: r.base + uint64(r.size),
+		size: uint64(unsafe.Sizeof(scanArg{})), start: p.base, end: p.base + uint64(p.size),
 		vec: uint64(uintptr(unsafe.Pointer(&ranges[0]))), vecLen: scanRanges,
 		inverted: pageIsFile | pageIsZero, mask: pageIsFile | pageIsZero, anyOf: pageIsPresent | pageIsSwapped,
 		// Nothing else is told apart, so that neighbours come as one range.
@@ -63,7 +67,7 @@ func (r Region) scan(f *os.File) ([]Run, error) {
 			return nil, errno
 		}
 		for _, g := range ranges[:n] {
-			runs = r.appendRun(runs, int64(g.start-r.base), int64(g.end-g.start))
+			runs = appendRun(runs, p.offset+int64(g.start-p.base), int64(g.end-g.start))
 		}
 		// The kernel works in pieces of its own. What it says of where it stopped is about the piece before the last when
 		// it has come to the end (fs/proc/task_mmu.c, pagemap_scan: walk_end is not set then), so the room left in vec tells.
@@ -100,19 +104,19 @@ const (
 	entryPresent = 1 << 63
 )
 
-func (r Region) readPagemap(f *os.File) ([]Run, error) {
+func (p part) readPagemap(f *os.File) ([]Run, error) {
 	var runs []Run
 	entries := make([]byte, 8*scanRanges)
-	pages := r.size / PageSize
+	pages := p.size / PageSize
 	for at := int64(0); at < pages; at += scanRanges {
 		b := entries[:8*min(scanRanges, pages-at)]
-		if _, err := f.ReadAt(b, (int64(r.base/PageSize)+at)*8); err != nil {
+		if _, err := f.ReadAt(b, (int64(p.base/PageSize)+at)*8); err != nil {
 			return nil, err
 		}
 		for i := 0; i < len(b); i += 8 {
 			e := binary.NativeEndian.Uint64(b[i:])
 			if e&(entryPresent|entrySwapped) != 0 && e&entryFile == 0 {
-				runs = r.appendRun(runs, (at+int64(i/8))*PageSize, PageSize)
+				runs = appendRun(runs, p.offset+(at+int64(i/8))*PageSize, PageSize)
 			}
 		}
 	}
@@ -120,7 +124,7 @@ func (r Region) readPagemap(f *os.File) ([]Run, error) {
 }
 
 // appendRun joins what touches.
-func (r Region) appendRun(runs []Run, offset, length int64) []Run {
+func appendRun(runs []Run, offset, length int64) []Run {
 	if n := len(runs); n > 0 && runs[n-1].Offset+runs[n-1].Length == offset {
 		runs[n-1].Length += length
 		return runs

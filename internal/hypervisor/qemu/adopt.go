@@ -22,7 +22,7 @@ const adoptTimeout = 10 * time.Second
 // Adopt takes up a QEMU that an earlier daemon started. That it is this VM's is told by its
 // program, its command line, its uid and, beyond doubt, by the kernel's word on who
 // listens on the control socket.
-func (h *Hypervisor) Adopt(ctx context.Context, m hypervisor.Machine, p host.Process) (hypervisor.Instance, error) {
+func (h *Hypervisor) Adopt(ctx context.Context, m hypervisor.Machine, p host.Process, _ hypervisor.Record) (hypervisor.Instance, error) {
 	if !h.host.Alive(p) {
 		return nil, h.wrap(&m, "adopt", fmt.Errorf("process %d is gone", p.PID))
 	}
@@ -125,6 +125,9 @@ func (i *instance) takeUp(ctx context.Context, c *qmp.Client, state string, adop
 	}
 	return nil
 }
+
+// Clean has nothing to do: what QEMU holds ends with it, and its sockets lie in the directory of the VM.
+func (*Hypervisor) Clean(context.Context, hypervisor.Machine) error { return nil }
 
 // Find asks the control socket whose it is, and looks through all processes if that fails.
 func (h *Hypervisor) Find(ctx context.Context, m hypervisor.Machine) (host.Process, bool) {

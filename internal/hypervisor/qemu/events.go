@@ -94,7 +94,7 @@ func (i *instance) onStop(at time.Time) {
 	}
 	if reason == "" {
 		reason = "QEMU stopped the guest"
-		if l := i.log.last(); l != "" {
+		if l := i.log.Last(); l != "" {
 			reason += ": " + l
 		}
 	}

@@ -23,7 +23,7 @@ type instance struct {
 	h     *Hypervisor
 	m     hypervisor.Machine
 	p     host.Process
-	log   *logTail
+	log   *vmm.LogTail
 	guest *vmm.Channel
 	queue *vmm.Events
 
@@ -54,11 +54,11 @@ type instance struct {
 	oomKills             uint64 // the host's count when we took the VMM up
 }
 
-func newInstance(h *Hypervisor, m hypervisor.Machine, p host.Process, log *logTail, memory string) *instance {
+func newInstance(h *Hypervisor, m hypervisor.Machine, p host.Process, log *vmm.LogTail, memory string) *instance {
 	life, finish := context.WithCancelCause(context.Background())
 	i := &instance{
 		h: h, m: m, p: p, log: log, memory: memory, life: life, finish: finish,
-		queue: vmm.NewEvents(), oomKills: oomKills(), turn: make(chan struct{}, 1),
+		queue: vmm.NewEvents(), oomKills: vmm.OOMKills(), turn: make(chan struct{}, 1),
 	}
 	i.guest = vmm.NewChannel(life, agentSocket(&m), p.PID, h.epoch)
 	return i
@@ -68,7 +68,7 @@ func newInstance(h *Hypervisor, m hypervisor.Machine, p host.Process, log *logTa
 func (i *instance) serve() {
 	go i.watch()
 	go i.holdControl()
-	go i.boundConsole()
+	go vmm.BoundConsole(i.life, consoleLog(&i.m))
 }
 
 func (i *instance) Process() host.Process { return i.p }
@@ -243,7 +243,7 @@ func (i *instance) watch() {
 	i.mu.Lock()
 	e := exit{
 		status: status, known: known, off: i.off, killed: i.killed,
-		oom: oomKills() > i.oomKills, stderr: i.log.lines(),
+		oom: vmm.OOMKills() > i.oomKills, stderr: i.log.Lines(),
 	}
 	i.mu.Unlock()
 	i.queue.Put(hypervisor.Event{Kind: hypervisor.EventExited, Detail: wordExit(e), At: time.Now()})

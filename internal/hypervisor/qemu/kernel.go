@@ -2,11 +2,8 @@ package qemu
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 
-	"banger/internal/durable"
-	"banger/internal/hypervisor/qemu/bzimage"
+	"banger/internal/hypervisor/bzimage"
 )
 
 // kernelFile is what QEMU is given for a kernel: the ELF file that the kernel was packed from, which lies beside it and is made
@@ -19,7 +16,7 @@ func (h *Hypervisor) kernelFile(packed string) string {
 	if path, known := h.unpacked[packed]; known {
 		return path
 	}
-	path, err := unpackKernel(packed)
+	path, err := bzimage.File(packed)
 	if err != nil {
 		if !errors.Is(err, bzimage.ErrUnknown) {
 			h.log.Warn("a kernel is used as it is", "kernel", packed, "error", err)
@@ -28,24 +25,4 @@ func (h *Hypervisor) kernelFile(packed string) string {
 	}
 	h.unpacked[packed] = path
 	return path
-}
-
-func unpackKernel(packed string) (string, error) {
-	path := filepath.Join(filepath.Dir(packed), "vmlinux")
-	was, err := os.Stat(packed)
-	if err != nil {
-		return "", err
-	}
-	if fi, err := os.Lstat(path); err == nil && fi.Mode().IsRegular() && !fi.ModTime().Before(was.ModTime()) {
-		return path, nil
-	}
-	image, err := os.ReadFile(packed)
-	if err != nil {
-		return "", err
-	}
-	elf, err := bzimage.Unpack(image)
-	if err != nil {
-		return "", err
-	}
-	return path, durable.WriteFile(path, elf, was.Mode().Perm())
 }

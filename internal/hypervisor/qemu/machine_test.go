@@ -149,7 +149,7 @@ func bounded(t testing.TB, d time.Duration) context.Context {
 
 func startMachine(t testing.TB, h *Hypervisor, m hypervisor.Machine) hypervisor.Instance {
 	t.Helper()
-	i, err := h.Start(bounded(t, time.Minute), m, func(host.Process) error { return nil })
+	i, err := h.Start(bounded(t, time.Minute), m, func(hypervisor.Handles) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

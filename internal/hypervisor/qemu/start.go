@@ -23,7 +23,7 @@ const oomScoreAdj = 500
 const endTimeout = 30 * time.Second
 
 // Start launches QEMU stopped, has it recorded, and lets the guest run.
-func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record func(host.Process) error) (hypervisor.Instance, error) {
+func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record hypervisor.Record) (hypervisor.Instance, error) {
 	f, err := h.oracle.ask(ctx)
 	if err != nil {
 		return nil, err
@@ -41,7 +41,7 @@ func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record fun
 }
 
 // run starts a QEMU and brings it to where begin has let the guest go. On error it is gone again.
-func (h *Hypervisor) run(ctx context.Context, m hypervisor.Machine, f *facts, l launch, record func(host.Process) error, begin func(context.Context, *instance) error) (*instance, error) {
+func (h *Hypervisor) run(ctx context.Context, m hypervisor.Machine, f *facts, l launch, record hypervisor.Record, begin func(context.Context, *instance) error) (*instance, error) {
 	log := tailFrom(vmmLog(&m))
 	s, err := h.spawn(&m, f, l)
 	if err != nil {
@@ -60,7 +60,7 @@ func (h *Hypervisor) run(ctx context.Context, m hypervisor.Machine, f *facts, l 
 	}
 	if errors.Is(err, vmm.ErrDied) {
 		status, known := h.host.ExitStatus(s.p)
-		why := errors.New(wordExit(exit{status: status, known: known, stderr: log.lines()}))
+		why := errors.New(wordExit(exit{status: status, known: known, stderr: log.Lines()}))
 		// One that was killed says nothing about the state that it was loading.
 		if api.CodeOf(err) == api.CodeConflict && (!known || !status.Signaled() || status.Signal() != syscall.SIGKILL) {
 			why = cannotContinue(why)
@@ -145,8 +145,8 @@ func groups(m *hypervisor.Machine, f *facts) []int {
 }
 
 // bringUp records the process, shakes hands and lets the guest begin.
-func (h *Hypervisor) bringUp(ctx context.Context, s spawned, record func(host.Process) error, i *instance, begin func(context.Context, *instance) error) (*instance, error) {
-	if err := record(s.p); err != nil {
+func (h *Hypervisor) bringUp(ctx context.Context, s spawned, record hypervisor.Record, i *instance, begin func(context.Context, *instance) error) (*instance, error) {
+	if err := record(hypervisor.Handles{Process: s.p}); err != nil {
 		s.close()
 		i.Detach()
 		return nil, fmt.Errorf("cannot record process %d: %w", s.p.PID, err)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 
-	"banger/internal/host"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/memory"
 	"banger/internal/hypervisor/qemu/qmp"
@@ -19,7 +18,7 @@ import (
 // QEMU sets its machine up and waits for a migration. Memory is put in place first, from outside: devices look into it
 // while they load. The "migration" is then device state only. A QEMU that waits for a migration leaves
 // the memory of its firmware empty, so that is put in place as well.
-func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hypervisor.Frozen, record func(host.Process) error) (hypervisor.Instance, error) {
+func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hypervisor.Frozen, record hypervisor.Record) (hypervisor.Instance, error) {
 	facts, err := h.oracle.ask(ctx)
 	if err != nil {
 		return nil, err
@@ -32,9 +31,9 @@ func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hyperviso
 		return nil, h.wrap(&m, "thaw", err)
 	}
 	defer t.close()
-	i, err := h.run(ctx, m, facts, t.launch, func(p host.Process) error {
+	i, err := h.run(ctx, m, facts, t.launch, func(held hypervisor.Handles) error {
 		defer t.stage(hypervisor.StageSpawn)
-		return record(p)
+		return record(held)
 	}, t.load)
 	if err != nil {
 		return nil, h.wrap(&m, "thaw", err)
@@ -226,14 +225,14 @@ func (t *thaw) loaded(ctx context.Context, i *instance, done <-chan string) erro
 		if status == "completed" {
 			return nil
 		}
-		return cannotContinue(fmt.Errorf("QEMU did not load the device state (%s): %s", status, i.log.lines()))
+		return cannotContinue(fmt.Errorf("QEMU did not load the device state (%s): %s", status, i.log.Lines()))
 	case <-i.control.Done():
 	case <-ctx.Done():
 		if err := context.Cause(ctx); !errors.Is(err, vmm.ErrDied) {
 			return err
 		}
 	}
-	return cannotContinue(fmt.Errorf("QEMU ended while it loaded the device state: %s", i.log.lines()))
+	return cannotContinue(fmt.Errorf("QEMU ended while it loaded the device state: %s", i.log.Lines()))
 }
 
 func (t *thaw) fillFirmware(i *instance, base uint64) error {

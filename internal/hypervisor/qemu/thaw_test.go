@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"banger/internal/host"
 	"banger/internal/hypervisor"
 )
 
@@ -62,7 +61,7 @@ func cloneOf(t testing.TB, m hypervisor.Machine, id string) hypervisor.Machine {
 
 func thawMachine(t testing.TB, h *Hypervisor, m hypervisor.Machine, f hypervisor.Frozen) hypervisor.Instance {
 	t.Helper()
-	i, err := h.Thaw(bounded(t, time.Minute), m, f, func(host.Process) error { return nil })
+	i, err := h.Thaw(bounded(t, time.Minute), m, f, func(hypervisor.Handles) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

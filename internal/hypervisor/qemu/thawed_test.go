@@ -89,7 +89,7 @@ func TestThawedNetwork(t *testing.T) {
 
 	// A state that was made with one kind of device does not load with another, and says so.
 	c.NIC = &hypervisor.NIC{Kind: hypervisor.NICSocket, MAC: "52:54:00:12:34:58", Socket: filepath.Join(c.Dir, "n")}
-	if _, err := h.Thaw(bounded(t, time.Minute), cloneOf(t, c, "other"), frozen, func(host.Process) error { return nil }); api.CodeOf(err) != api.CodeConflict || !strings.Contains(err.Error(), "network") {
+	if _, err := h.Thaw(bounded(t, time.Minute), cloneOf(t, c, "other"), frozen, func(hypervisor.Handles) error { return nil }); api.CodeOf(err) != api.CodeConflict || !strings.Contains(err.Error(), "network") {
 		t.Errorf("a thaw with another network: %v", err)
 	}
 }
@@ -223,7 +223,7 @@ func TestAdoptHalfThawed(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.close()
-	if i, err := h.Adopt(bounded(t, time.Minute), c, s.p); err == nil || !strings.Contains(err.Error(), "cut off") {
+	if i, err := h.Adopt(bounded(t, time.Minute), c, s.p, nil); err == nil || !strings.Contains(err.Error(), "cut off") {
 		t.Errorf("Adopt = %v, %v", i, err)
 	}
 	if !h.host.Alive(s.p) {
@@ -239,7 +239,7 @@ func TestThawRefusedAtTheEnd(t *testing.T) {
 	c := cloneOf(t, m, "clone")
 	frozen.BeforeRun = func() error { return context.DeadlineExceeded }
 	var p host.Process
-	if _, err := h.Thaw(bounded(t, time.Minute), c, frozen, func(r host.Process) error { p = r; return nil }); err == nil || h.host.Alive(p) {
+	if _, err := h.Thaw(bounded(t, time.Minute), c, frozen, func(r hypervisor.Handles) error { p = r.Process; return nil }); err == nil || h.host.Alive(p) {
 		t.Errorf("Thaw = %v; the process lives: %v", err, h.host.Alive(p))
 	}
 	// A stream that checks, but that QEMU cannot read.
@@ -256,7 +256,7 @@ func TestThawRefusedAtTheEnd(t *testing.T) {
 	if err := os.WriteFile(frozen.Device, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.Thaw(bounded(t, time.Minute), c, frozen, func(r host.Process) error { p = r; return nil }); api.CodeOf(err) != api.CodeConflict || h.host.Alive(p) {
+	if _, err := h.Thaw(bounded(t, time.Minute), c, frozen, func(r hypervisor.Handles) error { p = r.Process; return nil }); api.CodeOf(err) != api.CodeConflict || h.host.Alive(p) {
 		t.Errorf("Thaw = %v; the process lives: %v", err, h.host.Alive(p))
 	}
 }

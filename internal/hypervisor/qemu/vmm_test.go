@@ -17,7 +17,6 @@ import (
 
 	"banger/api"
 	"banger/api/agentapi"
-	"banger/internal/host"
 	"banger/internal/host/local"
 	"banger/internal/hypervisor"
 )
@@ -125,7 +124,7 @@ func TestVMM(t *testing.T) {
 		if again := awaitAgent(t, i); again.BootID == first.BootID {
 			t.Error("the guest has not booted again")
 		}
-		if b, _ := readEnd(consoleLog(&m), 0); !strings.Contains(string(b), "banger") && !strings.Contains(string(b), "Rebooting") {
+		if b, _ := os.ReadFile(consoleLog(&m)); !strings.Contains(string(b), "banger") && !strings.Contains(string(b), "Rebooting") {
 			t.Errorf("the console says nothing of the panic: %s", b)
 		}
 	})
@@ -200,7 +199,7 @@ func BenchmarkBoot(b *testing.B) {
 	for range b.N {
 		m := testMachine(b)
 		begin := time.Now()
-		i, err := h.Start(bounded(b, time.Minute), m, func(host.Process) error { return nil })
+		i, err := h.Start(bounded(b, time.Minute), m, func(hypervisor.Handles) error { return nil })
 		if err != nil {
 			b.Fatal(err)
 		}

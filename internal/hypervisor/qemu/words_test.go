@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,10 +44,10 @@ func TestLogTail(t *testing.T) {
 	if _, err := f.WriteString("qemu-system-x86_64: warning: TCG doesn't support requested feature: x\n\nqemu-system-x86_64: -blockdev {}: no disk\nlast\xff\n"); err != nil {
 		t.Fatal(err)
 	}
-	if got := l.lines(); got != "-blockdev {}: no disk; last?" {
+	if got := l.Lines(); got != "-blockdev {}: no disk; last?" {
 		t.Errorf("%q", got)
 	}
-	if got := l.last(); got != "last?" {
+	if got := l.Last(); got != "last?" {
 		t.Errorf("%q", got)
 	}
 	if err := os.Remove(path); err != nil {
@@ -57,35 +56,8 @@ func TestLogTail(t *testing.T) {
 	if err := os.Symlink("/etc/passwd", path); err != nil {
 		t.Fatal(err)
 	}
-	if got := l.lines(); got != "" {
+	if got := l.Lines(); got != "" {
 		t.Errorf("a symbolic link was followed: %q", got)
-	}
-}
-
-func TestPunchFront(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "console.log")
-	line := []byte(strings.Repeat("x", 63) + "\n")
-	const size, keep = 4 << 20, 1 << 20
-	if err := os.WriteFile(path, bytes.Repeat(line, size/len(line)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := punchFront(path, keep); err != nil {
-		t.Skipf("no holes in this file system: %v", err)
-	}
-	fi, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if fi.Size() != size {
-		t.Errorf("the size became %d: offsets are lost", fi.Size())
-	}
-	if st, ok := fi.Sys().(*syscall.Stat_t); !ok || st.Blocks*512 > keep+(64<<10) {
-		t.Errorf("%d bytes are still on disk", st.Blocks*512)
-	}
-	b, err := readEnd(path, 0)
-	if err != nil || !bytes.HasSuffix(b, line) {
-		t.Errorf("the end is lost: %v", err)
 	}
 }
 

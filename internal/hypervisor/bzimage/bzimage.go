@@ -1,4 +1,4 @@
-// Package bzimage takes the ELF file out of a packed Linux kernel. Only qemu may import it.
+// Package bzimage takes the ELF file out of a packed Linux kernel. The hypervisors (qemu, firecracker) import it, nobody else.
 package bzimage
 
 import (
