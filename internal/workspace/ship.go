@@ -2,6 +2,7 @@ package workspace
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -181,7 +182,11 @@ func stream(write func(io.Writer) error, take func(io.Reader) error) error {
 	r, w := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
-		err := write(w)
+		out := bufio.NewWriterSize(w, 128<<10) // many small files go together
+		err := write(out)
+		if err == nil {
+			err = out.Flush()
+		}
 		w.CloseWithError(err)
 		written <- err
 	}()

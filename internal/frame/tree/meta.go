@@ -3,10 +3,7 @@ package tree
 import (
 	"archive/tar"
 	"errors"
-	"fmt"
 	"io/fs"
-	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,21 +21,32 @@ func (u *unpacker) finish() error {
 }
 
 func (u *unpacker) finishDir(d madeDir) error {
-	f, err := u.root.OpenFile(d.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	fd, err := u.open(d.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	fd := int(f.Fd())
-	if o, ok := u.owner(d.h); ok {
+	defer unix.Close(fd)
+	// The time first: with its mode it may be closed to us.
+	return errors.Join(unix.UtimesNanoAt(fd, ".", times(d.h), 0), u.own(fd, d.h))
+}
+
+// own gives an open file its owner and mode, as far as it does not have them already.
+func (u *unpacker) own(fd int, h *tar.Header) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	has := st.Mode & 0o7777
+	if o, ok := u.owner(h); ok && (int(st.Uid) != o.UID || int(st.Gid) != o.GID) {
 		if err := unix.Fchown(fd, o.UID, o.GID); err != nil {
 			return err
 		}
+		has &^= unix.S_ISUID | unix.S_ISGID // chown clears them
 	}
-	if err := unix.Fchmod(fd, u.mode(d.h)); err != nil {
-		return err
+	if mode := u.mode(h); mode != has {
+		return unix.Fchmod(fd, mode)
 	}
-	return os.Chtimes(fmt.Sprintf("/proc/self/fd/%d", fd), time.Time{}, d.h.ModTime)
+	return nil
 }
 
 func (u *unpacker) owner(h *tar.Header) (Owner, bool) {

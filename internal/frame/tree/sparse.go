@@ -3,27 +3,24 @@ package tree
 import (
 	"bytes"
 	"io"
-	"os"
+
+	"golang.org/x/sys/unix"
 )
 
-const sparseBlock = 64 << 10
+// blockSize is how much is read and written at once, and the size of the blocks that become holes.
+const blockSize = 64 << 10
 
-// copySparse fills an empty file, leaving holes where whole blocks are zero.
-func copySparse(f *os.File, r io.Reader) error {
-	buf := make([]byte, sparseBlock)
-	zero := make([]byte, sparseBlock)
+// copySparse fills an empty file through a buffer, leaving holes where whole blocks are zero.
+func copySparse(fd int, r io.Reader, buf []byte) error {
 	var size int64
 	hole := false
 	for {
 		n, err := io.ReadFull(r, buf)
 		if n > 0 {
-			if n == sparseBlock && bytes.Equal(buf, zero) {
-				hole = true
-			} else {
-				if _, err := f.WriteAt(buf[:n], size); err != nil {
+			if hole = n == len(buf) && zero(buf); !hole {
+				if err := writeAt(fd, buf[:n], size); err != nil {
 					return err
 				}
-				hole = false
 			}
 			size += int64(n)
 		}
@@ -34,13 +31,28 @@ func copySparse(f *os.File, r io.Reader) error {
 				return err
 			}
 			if hole {
-				return f.Truncate(size)
+				return unix.Ftruncate(fd, size)
 			}
 			return nil
 		default:
 			return err
 		}
 	}
+}
+
+func zero(buf []byte) bool { return buf[0] == 0 && bytes.Equal(buf[1:], buf[:len(buf)-1]) }
+
+func writeAt(fd int, buf []byte, at int64) error {
+	for len(buf) > 0 {
+		n, err := unix.Pwrite(fd, buf, at)
+		if err != nil && err != unix.EINTR { //nolint:errorlint // never wrapped
+			return err
+		}
+		if n > 0 {
+			buf, at = buf[n:], at+int64(n)
+		}
+	}
+	return nil
 }
 
 // endOf tells the end of a member from the end of a stream that was cut off within it.

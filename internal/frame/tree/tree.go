@@ -13,6 +13,7 @@ package tree
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -63,7 +64,8 @@ type inode struct{ dev, ino uint64 }
 // Pack writes src, a directory or a regular file open for reading, as a tar stream.
 // What vanishes meanwhile is left out; a file that shrinks is filled up with zeros.
 func Pack(ctx context.Context, w io.Writer, src *os.File, o PackOptions) error {
-	p := &packer{ctx: ctx, tw: tar.NewWriter(w), skip: o.Skipped, edit: o.Edit, caps: o.Capabilities, links: map[inode]string{}}
+	out := bufio.NewWriterSize(w, 2*blockSize) // many small members go together
+	p := &packer{ctx: ctx, tw: tar.NewWriter(out), skip: o.Skipped, edit: o.Edit, caps: o.Capabilities, links: map[inode]string{}}
 	if p.skip == nil {
 		p.skip = func(string, string) {}
 	}
@@ -85,6 +87,9 @@ func Pack(ctx context.Context, w io.Writer, src *os.File, o PackOptions) error {
 	}
 	if err == nil {
 		err = p.tw.Close()
+	}
+	if err == nil {
+		err = out.Flush()
 	}
 	if err != nil {
 		return fmt.Errorf("cannot pack %s: %w", o.Name, err)

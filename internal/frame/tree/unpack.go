@@ -2,6 +2,7 @@ package tree
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -32,9 +33,13 @@ type UnpackOptions struct {
 type unpacker struct {
 	o    UnpackOptions
 	root *os.Root
-	// parent is the directory that the last entry went to, under the name it was asked for.
-	parent     *os.File
+	// rootFD is the same directory.
+	rootFD int
+	// parent is the open directory that the last entry went to, -1 for none, under the name it was asked for.
+	parent     int
 	parentName string
+	// buf is what files are copied through.
+	buf []byte
 	// made are the directories that were made, whose metadata come last: writing into
 	// them changes their mtime, and some may not be written to once they have their mode.
 	made []madeDir
@@ -53,13 +58,15 @@ func Unpack(ctx context.Context, r io.Reader, dst *os.File, o UnpackOptions) (er
 	if err != nil {
 		return fmt.Errorf("cannot unpack into %s: %w", dst.Name(), err)
 	}
-	u := &unpacker{o: o, root: root}
+	u := &unpacker{o: o, root: root, rootFD: int(dst.Fd()), parent: -1, buf: make([]byte, blockSize)}
 	defer func() {
 		err = errors.Join(err, u.finish())
 		u.forget()
 		_ = root.Close()
 	}()
-	in := &ending{r: &cancellable{ctx, r}}
+	// Headers and small files are taken from the stream many at a time: each read of it may be a long way.
+	end := &ending{r: &cancellable{ctx, r}}
+	in := bufio.NewReaderSize(end, blockSize)
 	tr := tar.NewReader(in)
 	for {
 		h, err := tr.Next()
@@ -68,7 +75,7 @@ func Unpack(ctx context.Context, r io.Reader, dst *os.File, o UnpackOptions) (er
 			if _, err := io.Copy(io.Discard, in); err != nil {
 				return err
 			}
-			if in.zeros < endOfArchive {
+			if end.zeros < endOfArchive {
 				return api.Errorf(api.CodeInvalid, "cannot read the tar stream: it was cut off")
 			}
 			return nil
@@ -148,26 +155,43 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 func (u *unpacker) in(name string) (fd int, base string, err error) {
 	dir, base := path.Split(name)
 	dir = path.Clean(dir)
-	if u.parent == nil || dir != u.parentName {
+	if u.parent < 0 || dir != u.parentName {
 		u.forget()
-		f, err := u.root.Open(dir)
+		fd, err := u.open(dir, unix.O_PATH|unix.O_DIRECTORY)
 		if errors.Is(err, fs.ErrNotExist) {
 			if err = u.root.MkdirAll(dir, 0o755); err == nil {
-				f, err = u.root.Open(dir)
+				fd, err = u.open(dir, unix.O_PATH|unix.O_DIRECTORY)
 			}
 		}
 		if err != nil {
 			return -1, "", err
 		}
-		u.parent, u.parentName = f, dir
+		u.parent, u.parentName = fd, dir
 	}
-	return int(u.parent.Fd()), base, nil
+	return u.parent, base, nil
+}
+
+// open opens a directory within the target. The kernel does it in one call; one that does not know how, or refuses, leaves it
+// to os.Root, which goes from component to component and knows the reason.
+func (u *unpacker) open(dir string, flags int) (int, error) {
+	fd, err := unix.Openat2(u.rootFD, dir, &unix.OpenHow{
+		Flags: uint64(flags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS, //nolint:gosec // a few bits
+	})
+	if err == nil {
+		return fd, nil
+	}
+	f, err := u.root.OpenFile(dir, flags, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer f.Close()
+	return unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 }
 
 func (u *unpacker) forget() {
-	if u.parent != nil {
-		_ = u.parent.Close()
-		u.parent = nil
+	if u.parent >= 0 {
+		_ = unix.Close(u.parent)
+		u.parent = -1
 	}
 }
 
@@ -202,38 +226,35 @@ func vacate(fd int, base string) error {
 	return err
 }
 
-func (u *unpacker) file(name string, h *tar.Header, body io.Reader) error {
-	fd, base, err := u.in(name)
+// file works on the bare descriptor: a tree has thousands of files, and in an emulated guest each call counts.
+func (u *unpacker) file(name string, h *tar.Header, body io.Reader) (err error) {
+	dir, base, err := u.in(name)
 	if err != nil {
 		return err
 	}
+	mode := u.mode(h)
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	n, err := unix.Openat(fd, base, flags, 0o600)
+	fd, err := unix.Openat(dir, base, flags, mode&0o777)
 	if errors.Is(err, unix.EEXIST) {
-		if err = vacate(fd, base); err == nil {
-			n, err = unix.Openat(fd, base, flags, 0o600)
+		if err = vacate(dir, base); err == nil {
+			fd, err = unix.Openat(dir, base, flags, mode&0o777)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	f := os.NewFile(uintptr(n), name)
-	defer f.Close()
-	if err := copySparse(f, body); err != nil {
-		return err
-	}
-	if o, ok := u.owner(h); ok {
-		if err := unix.Fchown(n, o.UID, o.GID); err != nil {
-			return err
+	defer func() {
+		if cerr := unix.Close(fd); err == nil {
+			err = cerr
 		}
-	}
-	if err := unix.Fchmod(n, u.mode(h)); err != nil { // after chown, which clears setuid
+	}()
+	if err := copySparse(fd, body, u.buf); err != nil {
 		return err
 	}
-	if err := unix.UtimesNanoAt(fd, base, times(h), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := u.own(fd, h); err != nil {
 		return err
 	}
-	return f.Close()
+	return unix.UtimesNanoAt(dir, base, times(h), unix.AT_SYMLINK_NOFOLLOW)
 }
 
 func (u *unpacker) symlink(name string, h *tar.Header) error {
