@@ -8,7 +8,7 @@ export GOTOOLCHAIN ?= local
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Without C every program is static: the agent runs in guests that have no libc at all.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X banger/api.Version=$(VERSION)'
-PROGRAMS := banger bangerd banger-agent git-remote-banger
+PROGRAMS := banger bangerd bangerd-root banger-agent git-remote-banger
 # -p 1: guests are emulated, and two packages at once would only take each other's time.
 # Slower than its worth in every run; `make test-long` runs exactly these.
 LONG := ^TestLong

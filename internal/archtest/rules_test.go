@@ -38,6 +38,8 @@ var rules = []rule{
 	{"internal/durable", nil, "writing a file so that it survives a power cut knows nothing of what is in it"},
 
 	{"internal/host", []string{"api"}, "the door to the machine holds no policy"},
+	{"internal/host/helper", []string{"internal/host", "internal/host/verb", "internal/host/local", "api"}, "what takes no root is done here, as in a daemon without a helper"},
+	{"internal/host/rootd", []string{"internal/host", "internal/host/verb", "internal/host/local", "api"}, "behind each gate is what a daemon that is root does itself"},
 	{"internal/host/...", []string{"internal/host", "api"}, "the door to the machine holds no policy"},
 
 	{"internal/hypervisor/fake", []string{"internal/hypervisor", "internal/hypervisor/vmm", "internal/host", "internal/host/local", "internal/agent/serve", "api", "api/agentapi"},
@@ -61,7 +63,7 @@ var rules = []rule{
 	{"internal/vm/...", append([]string{"internal/image"}, below...), "the order of things is decided here, from the parts"},
 	{"internal/session", []string{"internal/guest", "internal/store", "api", "api/agentapi"}, "sessions are talk with a guest and records; how a VM is reached is told by functions"},
 	{"internal/server/...", append([]string{"internal/vm", "internal/session", "internal/image", "internal/doctor"}, below...), "HTTP in front of the nouns; no behaviour of its own"},
-	{"internal/daemon", append([]string{"internal/server", "internal/vm", "internal/session", "internal/image/...", "internal/doctor", "internal/host/local"}, below...),
+	{"internal/daemon", append([]string{"internal/server", "internal/vm", "internal/session", "internal/image/...", "internal/doctor", "internal/host/local", "internal/host/helper"}, below...),
 		"the wiring builds each part once, so it alone knows them all"},
 
 	{"internal/workspace", []string{"api"}, "a repository is read as the calling user, so the daemon has no part in it; the guest is what its caller hands it"},
@@ -72,6 +74,7 @@ var rules = []rule{
 	{"cmd/banger", []string{"internal/cli"}, "main is ten lines"},
 	{"cmd/git-remote-banger", []string{"internal/cli"}, "main is ten lines"},
 	{"cmd/bangerd", []string{"internal/daemon"}, "main is ten lines"},
+	{"cmd/bangerd-root", []string{"internal/host/rootd"}, "main is ten lines"},
 	{"cmd/banger-agent", []string{"internal/agent"}, "main is ten lines"},
 
 	{"test/...", []string{"..."}, "tests stand outside and may look at everything"},

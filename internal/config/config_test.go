@@ -59,7 +59,7 @@ func TestEveryKey(t *testing.T) {
 	sample := map[string]string{
 		"image": "i", "kernel": "k", "cpus": "3", "memory": "300M", "disk_size": "9G", "root_size": "7G", "net": "none",
 		"accel": "tcg", "disk_driver": "clone", "bridge": "br9", "subnet": "10.9.0.0/24", "dns_address": "127.0.0.1:53",
-		"ready_timeout": "9s", "idle_suspend": "10m0s", "stop_timeout": "8s", "state_dir": "/s", "runtime_dir": "/r", "ssh_dir": "/h", "config_dir": "/c",
+		"ready_timeout": "9s", "idle_suspend": "10m0s", "stop_timeout": "8s", "state_dir": "/s", "runtime_dir": "/r", "ssh_dir": "/h", "root_socket": "/q/s", "config_dir": "/c",
 		"uid_base": "5000", "uid_count": "9", "qemu_binary": "/q", "mirror": "http://m/", "log_level": "debug",
 		"hypervisor": "qemu", "firecracker_bin": "/f", "jailer_bin": "/j", "pool": "5", "pool_reserve": "3G", "session_log": "4M",
 	}
@@ -127,23 +127,23 @@ func TestPaths(t *testing.T) {
 		want  Paths
 	}{
 		{"root", 0, []string{"HOME=/root"}, []string{"/root"},
-			Paths{"/var/lib/banger", "/run/banger", "/etc/banger", "/root/.local/state/banger/ssh"}},
+			Paths{"/var/lib/banger", "/run/banger", "/etc/banger", "/root/.local/state/banger/ssh", SystemRootSocket}},
 		{"root with a user's HOME", 0, []string{"HOME=/home/u"}, nil,
-			Paths{"/var/lib/banger", "/run/banger", "/etc/banger", "/root/.local/state/banger/ssh"}},
+			Paths{"/var/lib/banger", "/run/banger", "/etc/banger", "/root/.local/state/banger/ssh", SystemRootSocket}},
 		{"user in a session", 1000, []string{"HOME=/home/u", "XDG_RUNTIME_DIR=/run/user/1000"}, []string{"/home/u", "/run/user/1000"},
-			Paths{"/home/u/.local/state/banger", "/run/user/1000/banger", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh"}},
+			Paths{"/home/u/.local/state/banger", "/run/user/1000/banger", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh", SystemRootSocket}},
 		{"user with XDG", 1000, []string{"HOME=/home/u", "XDG_STATE_HOME=/s", "XDG_CONFIG_HOME=/c", "XDG_RUNTIME_DIR=/r"}, []string{"/home/u", "/r"},
-			Paths{"/s/banger", "/r/banger", "/c/banger", "/s/banger/ssh"}},
+			Paths{"/s/banger", "/r/banger", "/c/banger", "/s/banger/ssh", SystemRootSocket}},
 		{"relative XDG is ignored", 1000, []string{"HOME=/home/u", "XDG_STATE_HOME=s", "XDG_RUNTIME_DIR=r"}, []string{"/home/u", "r"},
-			Paths{"/home/u/.local/state/banger", "/home/u/.local/state/banger/run", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh"}},
+			Paths{"/home/u/.local/state/banger", "/home/u/.local/state/banger/run", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh", SystemRootSocket}},
 		{"cron: no XDG_RUNTIME_DIR, session directory there", 1000, []string{"HOME=/home/u"}, []string{"/home/u", "/run/user/1000"},
-			Paths{"/home/u/.local/state/banger", "/run/user/1000/banger", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh"}},
+			Paths{"/home/u/.local/state/banger", "/run/user/1000/banger", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh", SystemRootSocket}},
 		{"after su: XDG_RUNTIME_DIR of somebody else", 1000, []string{"HOME=/home/u", "XDG_RUNTIME_DIR=/run/user/7"}, []string{"/home/u"},
-			Paths{"/home/u/.local/state/banger", "/home/u/.local/state/banger/run", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh"}},
+			Paths{"/home/u/.local/state/banger", "/home/u/.local/state/banger/run", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh", SystemRootSocket}},
 		{"a state directory of its own", 0, []string{"HOME=/root", "BANGER_STATE_DIR=/t/s"}, []string{"/root"},
-			Paths{"/t/s", "/t/s/run", "/etc/banger", "/t/s/ssh"}},
+			Paths{"/t/s", "/t/s/run", "/etc/banger", "/t/s/ssh", SystemRootSocket}},
 		{"no HOME", 1000, nil, nil,
-			Paths{"/home/u/.local/state/banger", "/home/u/.local/state/banger/run", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh"}},
+			Paths{"/home/u/.local/state/banger", "/home/u/.local/state/banger/run", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh", SystemRootSocket}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, err := Load(Inputs{Environ: tt.env, UID: tt.uid, Host: testHost(tt.owned...)})

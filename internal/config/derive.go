@@ -84,6 +84,7 @@ func (c *Config) derive(uid int, env map[string]string, h *Host) {
 // derivePaths follows the XDG base directory specification 0.8: a relative path in a
 // variable is invalid and ignored.
 func (c *Config) derivePaths(uid int, env map[string]string, h *Host, put func(key, why string)) {
+	c.Paths.RootSocket = SystemRootSocket
 	home := env["HOME"]
 	// Under sudo -E, HOME may be somebody else's; nothing of ours goes there.
 	if dbHome := h.Home(uid); !filepath.IsAbs(home) || dbHome != "" && !h.OwnedDir(home, uid) {

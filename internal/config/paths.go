@@ -7,6 +7,8 @@ import "path/filepath"
 const (
 	SystemState   = "/var/lib/banger"
 	SystemRuntime = "/run/banger"
+	// SystemRootSocket is where bangerd-root answers; its directory is root's.
+	SystemRootSocket = "/run/banger-root/socket"
 )
 
 // Paths gives every file and directory that banger keeps, from three roots. Nothing
@@ -21,6 +23,8 @@ type Paths struct {
 	Config string
 	// SSH holds the user's key for guests and known_hosts (0700).
 	SSH string
+	// RootSocket is where bangerd-root answers, for a daemon that is not root.
+	RootSocket string
 }
 
 func (p Paths) Socket() string     { return filepath.Join(p.Runtime, "bangerd.sock") }

@@ -23,8 +23,14 @@ const (
 // run is the daemon's life, from top to bottom; the deferred calls are its end.
 func run(ctx context.Context, cfg *config.Config, f flags, stdio IO, ready *ready, o Options) (err error) {
 	keep := func(fn func() error) { err = errors.Join(err, fn()) }
+	m := machine{host: o.Host, apart: stdio.UID == 0}
+	if m.host == nil {
+		if m, err = openMachine(ctx, cfg, stdio.UID); err != nil {
+			return err
+		}
+	}
 	stateMode := fs.FileMode(0o700)
-	if stdio.UID == 0 {
+	if m.apart {
 		stateMode = 0o711 // VMMs have uids of their own and reach their files through it
 	}
 	if err := ownDirectory(cfg.Paths.State, "STATE_DIR", stdio.UID, stateMode); err != nil {
@@ -46,9 +52,12 @@ func run(ctx context.Context, cfg *config.Config, f flags, stdio IO, ready *read
 	defer keep(out.Close)
 	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level(cfg.LogLevel)}))
 
+	if m.alone != nil {
+		log.Debug("without bangerd-root", "why", m.alone)
+	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	parts, err := assemble(ctx, cfg, stdio, log, o)
+	parts, err := assemble(ctx, cfg, stdio, log, m, o)
 	if err != nil {
 		return err
 	}

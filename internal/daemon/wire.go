@@ -19,7 +19,6 @@ import (
 	"banger/internal/doctor"
 	"banger/internal/guest/ssh"
 	"banger/internal/host"
-	"banger/internal/host/local"
 	"banger/internal/hypervisor"
 	"banger/internal/image"
 	"banger/internal/layer"
@@ -67,17 +66,14 @@ func (p *parts) close() error {
 	return errors.Join(errs...)
 }
 
-func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logger, o Options) (_ *parts, err error) {
+func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logger, m machine, o Options) (_ *parts, err error) {
 	now := time.Now
-	p := &parts{startedAt: now(), host: o.Host}
+	p := &parts{startedAt: now(), host: m.host}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
 		}
 	}()
-	if p.host == nil {
-		p.host = local.New()
-	}
 	st, err := store.Open(ctx, cfg.Paths.Database(), now)
 	if err != nil {
 		return nil, err
@@ -104,7 +100,7 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 			return []string{key}, err
 		},
 	}
-	if stdio.UID == 0 {
+	if m.apart {
 		templates.UID = cfg.UIDBase + cfg.UIDCount // the one after those of VMs
 	}
 	p.templates = template.New(templates)
@@ -120,7 +116,7 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 		ReadyTimeout: cfg.ReadyTimeout, StopTimeout: cfg.StopTimeout,
 		PoolSize: cfg.Pool, PoolReserve: cfg.PoolReserve, PoolArmed: cfg.Explicit("pool"), Memory: o.Memory, SessionLog: cfg.SessionLog,
 	}
-	if stdio.UID == 0 {
+	if m.apart {
 		vms.UIDBase, vms.UIDCount = cfg.UIDBase, cfg.UIDCount
 	}
 	p.vms = vm.New(vms)

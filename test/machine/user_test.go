@@ -19,7 +19,15 @@ func newUserBox(t *testing.T) *box {
 	t.Helper()
 	needRoot(t)
 	b := emptyBox(t)
-	b.name = fmt.Sprintf("bt%d", os.Getpid()%100000)
+	b.makeUser()
+	return b
+}
+
+// makeUser makes an ordinary user whose box it is.
+func (b *box) makeUser() {
+	t := b.t
+	t.Helper()
+	b.name = fmt.Sprintf("bt%d-%d", os.Getpid()%100000, boxes.Add(1))
 	if out, err := exec.Command("useradd", "--no-create-home", "--home-dir", b.home, "--shell", "/bin/sh", b.name).CombinedOutput(); err != nil {
 		t.Fatalf("useradd: %v\n%s", err, out)
 	}
@@ -49,7 +57,6 @@ func newUserBox(t *testing.T) *box {
 	}
 	b.env = append(b.env, "USER="+b.name, "LOGNAME="+b.name)
 	b.readable()
-	return b
 }
 
 // readable gives the user the programs: a clone of the repository may lie where it cannot look.

@@ -51,10 +51,11 @@ func (files) OpenedAs(p host.Process, path string) []string {
 	if err != nil {
 		return nil
 	}
-	return openedAs(p.PID, func(fi os.FileInfo) bool { return os.SameFile(fi, want) })
+	return OpenedBy(p.PID, func(fi os.FileInfo) bool { return os.SameFile(fi, want) })
 }
 
-func openedAs(pid int, same func(os.FileInfo) bool) []string {
+// OpenedBy are the names of those of a process's open files that same tells.
+func OpenedBy(pid int, same func(os.FileInfo) bool) []string {
 	var names []string
 	dir := fmt.Sprintf("/proc/%d/fd/", pid)
 	fds, _ := os.ReadDir(dir) // one that cannot be read tells of no names

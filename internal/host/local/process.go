@@ -22,18 +22,26 @@ func newProcesses() processes {
 // Spawn starts a process in a session of its own. It is reaped by us while we
 // live and by init after that; nothing we do later ends it.
 func (ps processes) Spawn(c host.Command) (host.Process, error) {
+	if c.LogPath == "" {
+		return ps.SpawnTo(c, nil)
+	}
+	log, err := OpenLog(c.LogPath)
+	if err != nil {
+		return host.Process{}, fmt.Errorf("cannot open the log of %s: %w", c.Path, err)
+	}
+	defer log.Close()
+	return ps.SpawnTo(c, log)
+}
+
+// SpawnTo is Spawn with a log that is open already, or nil; LogPath is not looked at.
+func (ps processes) SpawnTo(c host.Command, log *os.File) (host.Process, error) {
 	cmd, err := ps.command(c)
 	if err != nil {
 		return host.Process{}, err
 	}
 	cmd.SysProcAttr.Setsid = true
 	cmd.ExtraFiles = c.Files
-	if c.LogPath != "" {
-		log, err := openLog(c.LogPath)
-		if err != nil {
-			return host.Process{}, fmt.Errorf("cannot open the log of %s: %w", c.Path, err)
-		}
-		defer log.Close()
+	if log != nil {
 		cmd.Stdout, cmd.Stderr = log, log
 	}
 	return ps.spawn(cmd, c.OOMScoreAdj)
@@ -104,9 +112,9 @@ func credential(c host.Command) (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), Groups: groups}, nil
 }
 
-// openLog opens a log for appending. Its directory may belong to a less trusted
+// OpenLog opens a log for appending. Its directory may belong to a less trusted
 // uid, so nothing but a plain file with one name is accepted (trap 37).
-func openLog(path string) (*os.File, error) {
+func OpenLog(path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}

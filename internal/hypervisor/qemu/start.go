@@ -109,7 +109,7 @@ func (h *Hypervisor) spawn(m *hypervisor.Machine, f *facts, l launch) (_ spawned
 	if err != nil {
 		return s, err
 	}
-	path, err := h.launcher()
+	path, err := h.launcher(m.UID)
 	if err != nil {
 		return s, err
 	}

@@ -1,0 +1,70 @@
+package rootd
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/host/verb"
+)
+
+// beneath opens a path below the state directory: no link is followed, no other file system entered, nothing left upwards.
+// The descriptor names the file and opens nothing of it.
+func (s *Server) beneath(path string) (fd int, err error) {
+	top, err := unix.Openat2(unix.AT_FDCWD, s.o.StateDir, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return -1, fmt.Errorf("cannot open the state directory %s: %w", s.o.StateDir, err)
+	}
+	defer unix.Close(top)
+	// The kernel would allow ".." that stays within: nobody needs it.
+	if !fs.ValidPath(path) {
+		return -1, refuse("%q is no path below the state directory", path)
+	}
+	fd, err = unix.Openat2(top, path, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	})
+	if err != nil {
+		return -1, refuse("%q below the state directory cannot be used: %w", path, err)
+	}
+	return fd, nil
+}
+
+func (s *Server) give(_ context.Context, _ *question, a verb.GiveArgs) (any, error) {
+	if !s.vmm(a.UID) {
+		return nil, refuse("uid %d is no VMM's", a.UID)
+	}
+	if !strings.HasPrefix(a.Path, "vms/") {
+		return nil, refuse("%q is no file of a VM", a.Path)
+	}
+	fd, err := s.beneath(a.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	switch kind := st.Mode & unix.S_IFMT; {
+	case kind != unix.S_IFREG && kind != unix.S_IFDIR && kind != unix.S_IFSOCK:
+		return nil, refuse("%q is neither a file, nor a directory, nor a socket", a.Path)
+	case kind != unix.S_IFDIR && st.Nlink != 1:
+		return nil, refuse("%q has more than one name", a.Path)
+	case int(st.Uid) != s.o.UID || int(st.Gid) != s.o.GID && !s.vmm(int(st.Gid)):
+		return nil, refuse("%q belongs to uid %d and gid %d", a.Path, st.Uid, st.Gid)
+	}
+	if err := unix.Fchownat(fd, "", -1, a.UID, unix.AT_EMPTY_PATH); err != nil {
+		return nil, fmt.Errorf("cannot give %q to group %d: %w", a.Path, a.UID, err)
+	}
+	// What its owner may do, the group may; others what they could before.
+	mode := fs.FileMode(st.Mode & 0o707)
+	mode |= mode & 0o700 >> 3
+	return nil, os.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), mode)
+}

@@ -1,0 +1,73 @@
+package rootd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+
+	"banger/api"
+	"banger/internal/host/verb"
+)
+
+// question is a request under way; out are the descriptors of its answer.
+type question struct {
+	args       json.RawMessage
+	files, out []*os.File
+}
+
+type handler func(ctx context.Context, q *question) (any, error)
+
+// typed reads a verb's arguments, of which none may be unknown.
+func typed[A any](do func(context.Context, *question, A) (any, error)) handler {
+	return func(ctx context.Context, q *question) (any, error) {
+		var a A
+		d := json.NewDecoder(bytes.NewReader(q.args))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&a); err != nil {
+			return nil, api.Errorf(api.CodeInvalid, "cannot read the verb's arguments: %w", err)
+		}
+		return do(ctx, q, a)
+	}
+}
+
+func marshal(result any) (json.RawMessage, error) {
+	if result == nil {
+		return nil, nil
+	}
+	return json.Marshal(result)
+}
+
+// handlers is the closed list.
+func (s *Server) handlers() map[verb.Verb]handler {
+	return map[verb.Verb]handler{
+		verb.Hello:        s.hello,
+		verb.EnsureBridge: typed(s.ensureBridge),
+		verb.OpenTap:      typed(s.openTap),
+		verb.JoinBridge:   typed(s.joinBridge),
+		verb.DeleteLink:   typed(s.deleteLink),
+		verb.ApplyRules:   typed(s.applyRules),
+		verb.ListRules:    s.listRules,
+		verb.SetSysctl:    typed(s.setSysctl),
+		verb.RouteNames:   typed(s.routeNames),
+		verb.Listen:       typed(s.listen),
+		verb.Spawn:        typed(s.spawn),
+		verb.ExitStatus:   typed(s.exitStatus),
+		verb.Signal:       typed(s.signal),
+		verb.SetOOMScore:  typed(s.setOOMScore),
+		verb.OpenMemory:   typed(s.openMemory),
+		verb.OpenedAs:     typed(s.openedAs),
+		verb.Give:         typed(s.give),
+	}
+}
+
+func (s *Server) hello(context.Context, *question) (any, error) {
+	r := verb.HelloReply{Version: api.Version, UIDBase: s.o.UIDBase, UIDCount: s.o.UIDCount, Bridge: s.o.Bridge, StateDir: s.o.StateDir}
+	if err := s.host.CanBridge(); err != nil {
+		r.NoBridge = api.AsError(err)
+	}
+	return r, nil
+}
+
+// refuse words what a gate lets nobody through with.
+func refuse(format string, args ...any) error { return api.Errorf(api.CodeDenied, format, args...) }

@@ -1,0 +1,58 @@
+// Package verb is what bangerd and bangerd-root say to each other: the closed list of what may be asked, the arguments
+// of each, and the frames on the socket. It owns the list and decides nothing. rootd/ and helper/ import it, and the test
+// of docs/privileges.md.
+package verb
+
+// Verb names one thing that bangerd-root does.
+type Verb string
+
+// The verbs.
+const (
+	Hello        Verb = "hello"
+	EnsureBridge Verb = "bridge.ensure"
+	OpenTap      Verb = "tap.open"
+	JoinBridge   Verb = "bridge.join"
+	DeleteLink   Verb = "link.delete"
+	ApplyRules   Verb = "rules.apply"
+	ListRules    Verb = "rules.list"
+	SetSysctl    Verb = "sysctl.set"
+	RouteNames   Verb = "names.route"
+	Listen       Verb = "listen"
+	Spawn        Verb = "process.spawn"
+	ExitStatus   Verb = "process.exit"
+	Signal       Verb = "process.signal"
+	SetOOMScore  Verb = "process.oom"
+	OpenMemory   Verb = "process.memory"
+	OpenedAs     Verb = "process.opened"
+	Give         Verb = "file.give"
+)
+
+// Entry is a verb in words, for people.
+type Entry struct {
+	Verb Verb
+	// Does is what is done; Gate is what is refused, in full.
+	Does, Gate string
+}
+
+// Table is the closed list, in the order of the document.
+func Table() []Entry {
+	return []Entry{
+		{Hello, "tells its version, the uids of VMMs, the bridge, and whether bridges can be made here", "nothing is changed"},
+		{EnsureBridge, "makes the bridge, its address and MTU", "only the configured bridge; the address is the first of a private subnet (or of the configured one) of /8 to /29 that the host does not route elsewhere; a link that banger has not made is refused; MTU 576 to 65535"},
+		{OpenTap, "makes a tap and hands its descriptor over", "only names of banger's pattern, bgr- and up to eight letters or digits; a device of that name that is not a tap of this bridge is refused; its owner is the caller or a VMM's uid"},
+		{JoinBridge, "puts a tap into the bridge as an isolated port that knows one MAC", "only a tap of this bridge, only into this bridge; a unicast MAC"},
+		{DeleteLink, "removes a tap or the bridge", "only a tap of this bridge, or the bridge itself as banger made it"},
+		{ApplyRules, "replaces banger's two tables of the packet filter", "typed state, never rules: the text is made here; only the tables of this bridge; names, MACs and addresses are checked, addresses must be in the subnet, the subnet is gated as for bridge.ensure"},
+		{ListRules, "lists the packet filter's rules", "nothing is changed; the caller sees all tables, elements of sets left out"},
+		{SetSysctl, "turns forwarding of IPv4 on or off", "only net/ipv4/ip_forward, only 0 or 1"},
+		{RouteNames, "tells systemd-resolved to ask banger for NAME.vm", "only for this bridge, only below vm, only to an address of the bridge or the configured dns_address"},
+		{Listen, "opens a UDP or TCP socket on port 53 and hands it over", "only port 53, only on an address of this bridge or the configured dns_address"},
+		{Spawn, "starts a program under a VMM's uid", "uid and gid are the same number from the configured range; the only other group is that of /dev/kvm; no capability, no_new_privs, an own session; descriptors are the caller's own; oom_score_adj 0 to 1000; the program's path is resolved as that uid"},
+		{ExitStatus, "tells how a process ended that was spawned here", "only processes spawned here"},
+		{Signal, "sends a signal by pidfd", "only to a process all of whose uids are in the range, named by pid and start time; only TERM, KILL, INT, QUIT, STOP, CONT"},
+		{SetOOMScore, "sets oom_score_adj", "as for process.signal; 0 to 1000"},
+		{OpenMemory, "opens /proc/PID/maps, pagemap and mem and hands them over", "as for process.signal"},
+		{OpenedAs, "tells by which names a process has opened a file", "as for process.signal; the file is named by device and inode"},
+		{Give, "lets a VMM's group use a file of the caller's", "only below vms/ of the state directory, opened beneath it without links; it belongs to the caller, and to the caller's group or a VMM's; a plain file with one name, a directory or a socket; set-id bits go"},
+	}
+}
