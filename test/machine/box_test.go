@@ -29,7 +29,9 @@ type box struct {
 	outside bool
 	// last runs when the box is gone, beforeGone when nothing in it runs any more.
 	last, beforeGone func()
-	env              []string
+	// beside ends what runs beside the daemon, when that has ended.
+	beside func()
+	env    []string
 	// bootID is the file of the boot id that banger is shown, after boots reboots; empty for the host's own.
 	bootID string
 	boots  int
@@ -118,6 +120,9 @@ func (b *box) close() {
 	}
 	b.checkNothingOfVMs()
 	b.banger("daemon", "stop")
+	if b.beside != nil {
+		b.beside()
+	}
 	b.checkNoProcesses()
 	if b.beforeGone != nil {
 		b.beforeGone()

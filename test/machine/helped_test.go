@@ -37,7 +37,7 @@ func newHelpedBox(t *testing.T, options ...option) *helped {
 	b.env = append(b.env, "BANGER_ROOT_SOCKET="+filepath.Join(b.dir, "root", "socket"))
 	h := &helped{box: b}
 	h.startRoot()
-	b.beforeGone = h.endRoot
+	b.beside = h.endRoot
 	return h
 }
 
