@@ -59,7 +59,7 @@ lint: ## run go vet's checks and the other linters, see .ci/lint/main.go
 
 .PHONY: generate
 generate: ## write the generated documents again
-	go test -count=1 -run 'Document|Reference' ./internal/server ./internal/archtest ./internal/cli -update
+	go test -count=1 -run 'Document|Reference' ./internal/server ./internal/archtest ./internal/cli ./internal/host/verb -update
 
 .PHONY: bench
 bench: build ## measure banger beside podman and bare QEMU (root; ROWS=run,exec for some; BUSY=1 goes before all else that runs; WRITE=1 writes docs/benchmarks.md)

@@ -13,8 +13,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
-	"unsafe"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
@@ -114,38 +114,37 @@ func needed() []int {
 	}
 }
 
-// confine gives up, for this process and all that it starts, what no verb needs.
+// confine gives up, for this process and all that it starts, what no verb needs. Each thread has its own sets, so one thread
+// gives up and becomes the whole process by executing the program again; that finds nothing left to give up.
 func confine() error {
-	// Each thread has sets of its own.
-	var sets [2]unix.CapUserData // of 32 capabilities each: capget(2)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	keep := map[int]bool{}
 	for _, c := range needed() {
-		sets[c/32].Effective |= 1 << (c % 32)
+		keep[c] = true
 	}
+	bound, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+	if err != nil {
+		return err
+	}
+	done := bound == 1
 	for c := 0; c <= unix.CAP_LAST_CAP; c++ {
-		// systemd may have done it before us, and taken the right to do it.
-		if had, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0); err != nil || had == 0 || sets[c/32].Effective&(1<<(c%32)) != 0 {
+		// A kernel that does not know it says so by an error.
+		if has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0); err != nil || has == 0 || keep[c] {
 			continue
 		}
-		if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c), 0); errno != 0 {
-			return fmt.Errorf("cannot drop capability %d: %w", c, errno)
+		done = false
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0); err != nil {
+			return fmt.Errorf("cannot give up capability %d: %w", c, err)
 		}
 	}
-	var have [2]unix.CapUserData
-	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	if err := unix.Capget(&head, &have[0]); err != nil {
-		return fmt.Errorf("cannot read our capabilities: %w", err)
+	if done {
+		return nil
 	}
-	for i := range sets {
-		sets[i].Effective &= have[i].Permitted
-		sets[i].Permitted = sets[i].Effective
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot set no_new_privs: %w", err)
 	}
-	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&head)), uintptr(unsafe.Pointer(&sets[0])), 0); errno != 0 {
-		return fmt.Errorf("cannot give up capabilities: %w", errno)
-	}
-	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
-		return fmt.Errorf("cannot set no_new_privs: %w", errno)
-	}
-	return nil
+	return fmt.Errorf("cannot execute bangerd-root again: %w", unix.Exec("/proc/self/exe", os.Args, os.Environ()))
 }
 
 // listen makes the socket. Its directory must be root's alone, so that nobody can put another in its place.
