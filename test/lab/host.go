@@ -22,6 +22,7 @@ type labHost struct {
 	cpus                 int
 	systemd              bool
 	timeout              time.Duration
+	stdout, stderr       io.Writer
 }
 
 var errLate = errors.New("the payload did not end in time")
@@ -42,7 +43,7 @@ func (h *labHost) run(ctx context.Context, work string) (int, error) {
 	code, err := h.watch(ctx, args, status)
 	if err != nil {
 		text, _ := os.ReadFile(console)
-		fmt.Fprintf(os.Stderr, "lab: the end of the host's console:\n%s\n", tail(string(text), 40))
+		fmt.Fprintf(h.stderr, "lab: the end of the host's console:\n%s\n", tail(string(text), 40))
 		return code, err
 	}
 	if h.results != "" {
@@ -62,7 +63,7 @@ func (h *labHost) watch(ctx context.Context, args []string, status string) (int,
 	}
 	defer said.Close()
 	cmd := exec.Command("qemu-system-x86_64", args...)
-	cmd.ExtraFiles, cmd.Stderr = []*os.File{says}, os.Stderr
+	cmd.ExtraFiles, cmd.Stderr = []*os.File{says}, h.stderr
 	err = cmd.Start()
 	_ = says.Close()
 	if err != nil {
@@ -72,7 +73,7 @@ func (h *labHost) watch(ctx context.Context, args []string, status string) (int,
 	var end error // once ended is closed
 	go func() {
 		defer close(ended)
-		_, cerr := io.Copy(os.Stdout, said)
+		_, cerr := io.Copy(h.stdout, said)
 		end = errors.Join(cmd.Wait(), cerr)
 	}()
 	tick := time.NewTicker(100 * time.Millisecond) // a file that QEMU writes tells nobody

@@ -4,7 +4,7 @@
 //
 // The payload goes in as a tar on a read-only disk, laid out as the project is and unpacked to /lab: bin/, test binaries of
 // packages in their folders, prepared images in .cache/test-state. Its output comes back as it is written, its exit status is the
-// program's. `scripts/lab` builds what it needs and runs it; `make lab` runs the suites. Nobody may import it.
+// program's. `scripts/lab` builds what it needs and runs it; `make lab` runs the suites, which suites.go lists. Nobody may import it.
 package main
 
 import (
@@ -36,7 +36,10 @@ const (
 )
 
 func run(ctx context.Context, args []string) (int, error) {
-	var h labHost
+	if len(args) > 0 && args[0] == "suites" {
+		return runSuites(ctx, args[1:])
+	}
+	h := labHost{stdout: os.Stdout, stderr: os.Stderr}
 	var p payload
 	flags := flag.NewFlagSet("lab", flag.ContinueOnError)
 	flags.StringVar(&h.dir, "host", ".cache/lab", "`DIR` of the lab host's files, made by scripts/lab-host")
@@ -59,7 +62,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	}
 	p.command = flags.Args()
 	if len(p.command) == 0 {
-		return 2, errors.New("no command: lab [OPTION...] -- COMMAND [ARGUMENT...]")
+		return 2, errors.New("no command: lab [OPTION...] -- COMMAND [ARGUMENT...], or lab suites [OPTION...] [SUITE...]")
 	}
 	work, err := os.MkdirTemp("", "lab")
 	if err != nil {

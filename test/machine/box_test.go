@@ -86,6 +86,9 @@ func emptyBox(t *testing.T) *box {
 		"BANGER_IMAGE=minimal", "BANGER_MEMORY=128M", "BANGER_CPUS=1", "BANGER_DISK_SIZE=256M", "BANGER_POOL=0",
 		fmt.Sprintf("BANGER_UID_BASE=%d", 1_900_000_000+256*n), "BANGER_UID_COUNT=256",
 	}
+	if hypervisor, _ := backend(); hypervisor != "" {
+		setting("hypervisor", hypervisor)(b)
+	}
 	return b
 }
 
@@ -113,6 +116,7 @@ func (b *box) close() {
 		b.tellStory()
 	}
 	b.banger("ps") // a daemon that a test has killed comes back and adopts
+	b.checkBackend()
 	if ids := strings.Fields(b.banger("ps", "-aq").stdout); len(ids) > 0 {
 		if r := b.banger(append([]string{"rm", "-f"}, ids...)...); r.code != 0 {
 			b.t.Errorf("cannot delete the VMs: %s", r.stderr)
@@ -166,7 +170,11 @@ func binDir(t *testing.T) string {
 
 func preparedState(t *testing.T) string {
 	t.Helper()
-	dir, err := filepath.Abs("../../.cache/test-state")
+	dir := os.Getenv(stateVariable)
+	if dir == "" {
+		dir = "../../.cache/test-state"
+	}
+	dir, err := filepath.Abs(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,8 +188,11 @@ func preparedState(t *testing.T) string {
 // written again. The database is a copy of the box's own.
 func link(t *testing.T, from, to string) {
 	t.Helper()
-	for _, part := range []string{"images", "kernels"} {
+	for _, part := range []string{"images", "kernels", "templates", "initramfs"} {
 		src := filepath.Join(from, part)
+		if _, err := os.Stat(src); err != nil {
+			continue // most states have no templates
+		}
 		if exec.Command("cp", "-al", src, to).Run() == nil {
 			continue
 		}

@@ -207,7 +207,7 @@ func TestVMMDies(t *testing.T) {
 func (b *box) vmm(vm api.VM) int {
 	b.t.Helper()
 	for _, pid := range b.net.processes() {
-		if line := commandLine(pid); strings.Contains(line, "qemu-system") && strings.Contains(line, vm.ID) {
+		if line := commandLine(pid); isVMM(line) && strings.Contains(line, vm.ID) {
 			return pid
 		}
 	}

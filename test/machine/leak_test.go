@@ -22,7 +22,7 @@ func (b *box) checkNothingOfVMs() {
 		}
 	}
 	for _, pid := range b.net.processes() {
-		if line := commandLine(pid); strings.Contains(line, "qemu-system") || strings.Contains(line, "passt") {
+		if line := commandLine(pid); isVMM(line) || strings.Contains(line, "passt") {
 			b.t.Errorf("process %d is left: %s", pid, line)
 		}
 	}
@@ -80,7 +80,7 @@ func (b *box) checkNoProcesses() {
 func (b *box) checkVMMsGone(vm api.VM) {
 	b.t.Helper()
 	for _, pid := range b.net.processes() {
-		if line := commandLine(pid); strings.Contains(line, vm.ID) && strings.Contains(line, "qemu-system") {
+		if line := commandLine(pid); strings.Contains(line, vm.ID) && isVMM(line) {
 			b.t.Errorf("VM %s is %s, but its VMM runs: %d %s", vm.Name, vm.State, pid, line)
 		}
 	}

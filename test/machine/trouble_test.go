@@ -59,7 +59,7 @@ func TestInterrupted(t *testing.T) {
 		}
 		eventually(t, "the VMM runs", time.Minute, func() bool {
 			for _, pid := range b.net.processes() {
-				if strings.Contains(commandLine(pid), "qemu-system") {
+				if isVMM(commandLine(pid)) {
 					return true
 				}
 			}

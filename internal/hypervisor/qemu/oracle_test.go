@@ -217,3 +217,20 @@ func TestMeasureTSC(t *testing.T) {
 	}
 	t.Logf("%d kHz, %d kHz", a, b)
 }
+
+// TestAcceleration: the verdict on this very machine. In the laboratory, whose KVM works, BANGER_TEST_ACCEL is kvm.
+func TestAcceleration(t *testing.T) {
+	t.Parallel()
+	h := newHypervisor(t)
+	f, err := h.oracle.ask(bounded(t, time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s: %s", f.Accel, f.Reason)
+	if want := os.Getenv("BANGER_TEST_ACCEL"); want != "" && f.Accel != want {
+		t.Errorf("accelerator: got %s, want %s: %s", f.Accel, want, f.Reason)
+	}
+	if f.Accel == "kvm" && f.Obstacle != "" {
+		t.Errorf("kvm, though %s", f.Obstacle)
+	}
+}

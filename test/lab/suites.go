@@ -1,0 +1,64 @@
+package main
+
+import "strings"
+
+// suite is what runs in one lab host, from its start to its end.
+type suite struct {
+	name string
+	// tests are the packages whose tests are carried, command is what runs them.
+	tests, command []string
+	env            []string
+	// debian suites need the systemd image, systemd ones a host with systemd, firecracker ones firecracker and jailer.
+	debian, systemd, firecracker bool
+}
+
+// suites are all, the longest ones first, so that two at a time end together.
+func suites() []suite {
+	return []suite{
+		machineSuite("machine-firecracker", "firecracker", machineTests()),
+		machineSuite("machine-qemu", "qemu", machineTests()),
+		systemdImage(machineSuite("debian-firecracker", "firecracker", debianTests())),
+		systemdImage(machineSuite("debian-qemu", "qemu", debianTests())),
+		{
+			name: "hypervisor-qemu", tests: []string{"./internal/hypervisor/qemu"}, env: []string{"BANGER_TEST_ACCEL=kvm", "BANGER_TEST_AGENT=/lab/bin/banger-agent"},
+			command: inFolder("internal/hypervisor/qemu", "-test.run=^(TestConformance|TestAcceleration)$"),
+		},
+	}
+}
+
+// machineSuite is a part of test/machine on one hypervisor. Its disks follow from it. A default of banger's is no suite: what
+// is chosen by itself is doctor's matter.
+func machineSuite(name, hypervisor string, tests []string) suite {
+	return suite{
+		name: name, tests: []string{"./test/machine"}, firecracker: hypervisor == "firecracker",
+		env:     []string{"BANGER_TEST_HYPERVISOR=" + hypervisor, "BANGER_TEST_ACCEL=kvm"},
+		command: []string{"./test/lab/machine", "-test.run=" + strings.Join(tests, "|")},
+	}
+}
+
+func systemdImage(s suite) suite {
+	s.debian = true
+	return s
+}
+
+// inFolder runs the carried tests of a package as go test would: in its folder.
+func inFolder(dir string, args ...string) []string {
+	name := dir[strings.LastIndex(dir, "/")+1:]
+	script := `cd "$0" && exec "./$1.test" -test.v -test.timeout=14m "${@:2}"`
+	return append([]string{"bash", "-c", script, dir, name}, args...)
+}
+
+// whole is a regular expression for one test.
+func whole(name string) string { return "^" + name + "$" }
+
+// debianTests is one run, ssh and delete of a guest with systemd.
+func debianTests() []string { return []string{whole("TestSystemd") + "/^(is-system-running|ssh)$"} }
+
+// machineTests are those of test/machine that run in the laboratory.
+func machineTests() []string {
+	var patterns []string
+	for _, name := range inLab() {
+		patterns = append(patterns, whole(name))
+	}
+	return patterns
+}

@@ -1,0 +1,41 @@
+package machine
+
+import (
+	"os"
+	"strings"
+)
+
+// What the suite runs on is told by the environment, so that it is one suite for all: BANGER_TEST_HYPERVISOR is "qemu" or
+// "firecracker" (else banger chooses), BANGER_TEST_ACCEL the accelerator that banger must find by itself. Disks follow from the
+// hypervisor. BANGER_TEST_STATE is the prepared state directory, where that is not scripts/machine-state's; it may hold templates.
+const (
+	hypervisorVariable = "BANGER_TEST_HYPERVISOR"
+	accelVariable      = "BANGER_TEST_ACCEL"
+	stateVariable      = "BANGER_TEST_STATE"
+)
+
+// backend is what the environment wants; empty is no wish.
+func backend() (hypervisor, accel string) {
+	return os.Getenv(hypervisorVariable), os.Getenv(accelVariable)
+}
+
+// checkBackend: a suite that ran on something else has proved nothing.
+func (b *box) checkBackend() {
+	b.t.Helper()
+	hypervisor, accel := backend()
+	if hypervisor == "" && accel == "" || b.outside {
+		return
+	}
+	info := b.info()
+	if hypervisor != "" {
+		same(b.t, "hypervisor", info.Hypervisor, hypervisor)
+	}
+	if accel != "" && info.Accel != accel {
+		b.t.Errorf("accelerator: got %s, want %s: %s", info.Accel, accel, info.AccelReason)
+	}
+}
+
+// isVMM tells by a command line whether a process is a hypervisor's.
+func isVMM(line string) bool {
+	return strings.Contains(line, "qemu-system") || strings.Contains(line, "firecracker") || strings.Contains(line, "jailer")
+}
