@@ -13,6 +13,9 @@ PROGRAMS := banger bangerd bangerd-root banger-agent git-remote-banger
 # Slower than its worth in every run; `make test-long` runs exactly these.
 LONG := ^TestLong
 
+# Words for the shell as they are.
+quoted = '$(subst ','\'',$(1))'
+
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,10 +73,15 @@ bench: build ## measure banger beside podman and bare QEMU (root; ROWS=run,exec 
 	@$(if $(BUSY),chrt -r 1) unshare --net --mount scripts/bench-namespace bin/bench $(if $(ROWS),-rows $(ROWS)) $(if $(WRITE),-write docs/benchmarks.md)
 
 .PHONY: lab
-lab: ## run a command in the laboratory, an emulated host with KVM and device-mapper: make lab RUN='banger doctor' (root)
+lab: ## run the suites that need KVM or device-mapper, in an emulated host that has both (root; SUITES=names for some; FIRECRACKER_DIR=DIR carries firecracker and jailer; RUN='command' runs that instead)
 	@scripts/packages test
 	@$(MAKE) build
-	scripts/lab -- sh -c '$(RUN)'
+	@scripts/machine-state
+ifdef RUN
+	@scripts/lab $(if $(FIRECRACKER_DIR),-firecracker-dir $(FIRECRACKER_DIR)) -- sh -c $(call quoted,$(RUN))
+else
+	@scripts/lab suites $(if $(FIRECRACKER_DIR),-firecracker-dir $(FIRECRACKER_DIR)) $(SUITES)
+endif
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (10s)

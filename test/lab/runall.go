@@ -81,9 +81,9 @@ func firecrackerDir(asked string) (string, error) {
 		}
 		return asked, nil
 	}
-	fc, err1 := exec.LookPath("firecracker")
-	jailer, err2 := exec.LookPath("jailer")
-	if err1 != nil || err2 != nil {
+	fc, _ := exec.LookPath("firecracker") // empty where there is none
+	jailer, _ := exec.LookPath("jailer")
+	if fc == "" || jailer == "" {
 		return "", nil
 	}
 	if filepath.Dir(fc) != filepath.Dir(jailer) {
