@@ -222,6 +222,7 @@ func TestTaps(t *testing.T) {
 	if err := netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = netlink.LinkDel(&netlink.Tuntap{LinkAttrs: attrs}) })
 	for what, change := range map[string]func(*host.Tap){
 		"another name":         func(a *host.Tap) { a.Name = "eth0" },
 		"a name for nft":       func(a *host.Tap) { a.Name = `bgr-" }` },
@@ -267,6 +268,7 @@ func TestNetwork(t *testing.T) {
 	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "down0"}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = netlink.LinkDel(&netlink.Veth{LinkAttrs: attrs}) })
 	link, err := netlink.LinkByName("up0")
 	if err != nil {
 		t.Fatal(err)

@@ -77,6 +77,12 @@ func (s *Server) ourTap(name string) error {
 	return nil
 }
 
+// exists asks by netlink: sysfs may show another network namespace.
+func exists(link string) bool {
+	_, err := net.InterfaceByName(link)
+	return err == nil
+}
+
 func (s *Server) openTap(ctx context.Context, q *question, t host.Tap) (any, error) {
 	switch {
 	case !tapName(t.Name):
@@ -88,7 +94,7 @@ func (s *Server) openTap(ctx context.Context, q *question, t host.Tap) (any, err
 	case t.Owner != 0 && t.Owner != s.o.UID && !s.vmm(t.Owner):
 		return nil, refuse("a tap cannot belong to uid %d", t.Owner)
 	}
-	if _, err := net.InterfaceByName(t.Name); err == nil {
+	if exists(t.Name) {
 		if err := s.ourTap(t.Name); err != nil {
 			return nil, err
 		}
@@ -118,8 +124,7 @@ func badMAC(m net.HardwareAddr) bool { return len(m) != 6 || m[0]&1 != 0 }
 
 func (s *Server) deleteLink(ctx context.Context, _ *question, a verb.LinkArgs) (any, error) {
 	if a.Name != s.o.Bridge {
-		// By netlink: sysfs may show another network namespace.
-		if _, err := net.InterfaceByName(a.Name); tapName(a.Name) && err != nil {
+		if tapName(a.Name) && !exists(a.Name) {
 			return nil, nil
 		}
 		if err := s.ourTap(a.Name); err != nil {

@@ -269,7 +269,7 @@ func TestThroughLauncher(t *testing.T) {
 	if err := os.Chmod(h.paths.State, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	if path, err := h.launcher(); err != nil || os.Chmod(path, 0o755) != nil {
+	if path, err := h.launcher(0); err != nil || os.Chmod(path, 0o755) != nil {
 		t.Fatal(err)
 	}
 	_, frozen := template(t, h, m)
