@@ -18,14 +18,14 @@ type Attacher interface {
 	// nothing is left behind.
 	Attach(ctx context.Context, name, path string, readOnly bool) (Attached, error)
 	// Switch moves a device that is in use on to the disk newTop, which is empty and whose base is the device's present top: that
-	// never changes again. All that was written before is in the old top and on the disk. The device's users notice a delay only. Cut off at any moment,
+	// never changes again. All that was written before is in the old top, and on the host's disk once that file is fsynced. The device's users notice a delay only. Cut off at any moment,
 	// the device is on the old top or on the new one, perhaps suspended: see Resume. On error it is on the old one.
 	Switch(ctx context.Context, name, newTop string) error
 	// Flatten is hypervisor.Instance's, and must be given base by the path that headers name it by, or one of the same file. It ends
-	// early, with code cancelled, when a Switch, Grow or Detach of that name comes.
+	// early, with code cancelled, when a Switch, GrowAttached or Detach of that name comes.
 	Flatten(ctx context.Context, name, base string) error
-	// Grow makes a device that is in use as large as its top's header says, after Driver.Grow: see GrowDrive of hypervisors.
-	Grow(ctx context.Context, name string) error
+	// GrowAttached makes a disk that is in use larger, as Driver.Grow does one that is not; errors as there.
+	GrowAttached(ctx context.Context, name string, sizeBytes int64) error
 	// Resume lets a device go on that a daemon has left suspended; one that is not suspended is no error.
 	Resume(ctx context.Context, name string) error
 	// Top is the path of the file that a device writes to; the error has code not_found when there is no such device.

@@ -90,8 +90,8 @@ type Blocks interface {
 	// OpenLoop makes a loop device of an open file, for writing unless l.ReadOnly, and opens it. The device vanishes when nobody has it open any more:
 	// neither the caller nor a mapped device whose table, in use or waiting, it is in.
 	OpenLoop(ctx context.Context, file *os.File, l Loop) (OpenedLoop, error)
-	// ResizeLoop makes a loop device as large as its file has become.
-	ResizeLoop(d Device) error
+	// ResizeLoop makes another part of the file show, from the same offset; as for Loop.Size. It is done while the device is in use.
+	ResizeLoop(d Device, size int64) error
 	// LoopFile tells what is behind a loop device; the error has code not_found where there is nothing.
 	LoopFile(d Device) (LoopFile, error)
 	// CreateMapped makes a device without a table. A name that is taken has code conflict.

@@ -77,10 +77,10 @@ func (b *blocks) OpenLoop(_ context.Context, file *os.File, l host.Loop) (host.O
 	return host.OpenedLoop{Device: d, Node: fmt.Sprint("/dev/loop", d.Minor), File: hold}, nil
 }
 
-func (b *blocks) ResizeLoop(d host.Device) error {
+func (b *blocks) ResizeLoop(d host.Device, size int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.change("resize loop %s", d)
+	return b.change("resize loop %s to %d", d, size)
 }
 
 func (b *blocks) LoopFile(d host.Device) (host.LoopFile, error) {

@@ -108,15 +108,20 @@ func (blocks) loop(d host.Device) (*os.File, *unix.LoopInfo64, error) {
 	return f, info, nil
 }
 
-// ResizeLoop asks the kernel to look at the file's size again.
-func (b blocks) ResizeLoop(d host.Device) error {
-	f, _, err := b.loop(d)
+// ResizeLoop changes one number of the device's, and leaves the others.
+func (b blocks) ResizeLoop(d host.Device, size int64) error {
+	f, info, err := b.loop(d)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	info.Sizelimit = uint64(size)
+	if err := unix.IoctlLoopSetStatus64(int(f.Fd()), info); err != nil {
+		return fmt.Errorf("cannot resize loop device %s: %w", d, err)
+	}
+	// With the same limit the file may have grown.
 	if err := unix.IoctlSetInt(int(f.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
-		return fmt.Errorf("cannot grow loop device %s: %w", d, err)
+		return fmt.Errorf("cannot resize loop device %s: %w", d, err)
 	}
 	return nil
 }
