@@ -130,9 +130,10 @@ func decodeDM(buf []byte) (dmCall, error) {
 	ne := binary.NativeEndian
 	dev := ne.Uint64(buf[dmAtDev:])
 	start, end := ne.Uint32(buf[dmAtDataStart:]), ne.Uint32(buf[dmAtDataSize:])
-	if start > end || int64(end) > int64(len(buf)) {
+	if int64(start) > int64(len(buf)) || int64(end) > int64(len(buf)) {
 		return dmCall{}, fmt.Errorf("device-mapper answers with data from %d to %d", start, end)
 	}
+	end = max(start, end) // without data it counts to the end of its structure, before the padding
 	return dmCall{
 		name:    unix.ByteSliceToString(buf[dmAtName : dmAtName+dmNameLen]),
 		uuid:    unix.ByteSliceToString(buf[dmAtUUID : dmAtUUID+dmUUIDLen]),
