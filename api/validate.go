@@ -172,6 +172,9 @@ func (c VMCreate) Validate() error {
 	if len(c.ClientID) > 128 {
 		return Errorf(CodeInvalid, "the client id has %d bytes: give at most 128", len(c.ClientID))
 	}
+	if err := c.Git.Validate(); err != nil {
+		return err
+	}
 	if c.Snapshot != "" {
 		return c.validateFromSnapshot()
 	}

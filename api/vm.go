@@ -154,8 +154,10 @@ type VM struct {
 	// Snapshots are the names of its snapshots, oldest first.
 	Snapshots []string `json:"snapshots"`
 	// Workspaces are the repositories that were brought into it, each with its own GuestPath.
-	Workspaces []Workspace  `json:"workspaces"`
-	Main       *MainCommand `json:"main"`
+	Workspaces []Workspace `json:"workspaces"`
+	// Git is who commits in it are by where nothing in it says otherwise; null for nobody.
+	Git  *GitIdentity `json:"git"`
+	Main *MainCommand `json:"main"`
 	// LastError is kept until the VM has started once more or is deleted.
 	LastError *Failure   `json:"last_error"`
 	CreatedAt time.Time  `json:"created_at"`
@@ -180,6 +182,9 @@ type VMCreate struct {
 	// Snapshot, as VM/NAME, is what it goes on from, in the snapshot's shape: of Spec, only Labels,
 	// AutoRemove and IdleSuspendMS may be set. Without Start it is made suspended.
 	Snapshot string `json:"snapshot"`
+	// Git is who commits in it are by; null for nobody, or for a VM from a snapshot whoever it was. It does not count for
+	// whether two requests with one ClientID are the same.
+	Git *GitIdentity `json:"git,omitempty"`
 }
 
 // VMStart is POST /v1/vms/{ref}/start.

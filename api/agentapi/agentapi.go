@@ -76,6 +76,8 @@ type Health struct {
 	UptimeMS     int64 `json:"uptime_ms"`
 	// Now is the guest's clock when it answered.
 	Now time.Time `json:"now"`
+	// Unwritten says, in the answer to a Personalise, which of its Files are not there as they should be, and why.
+	Unwritten []string `json:"unwritten,omitempty"`
 }
 
 // Personalise makes a guest the one machine that it is. Every step is idempotent; an empty field leaves that
@@ -99,6 +101,22 @@ type Personalise struct {
 	SSHHostKeyPub string `json:"ssh_host_key_pub"`
 	// AuthorizedKeys are lines for root and for the image's user dev if it has one.
 	AuthorizedKeys []string `json:"authorized_keys"`
+	// Git is what commits are made with where neither the image nor anybody in the guest says otherwise: it goes into
+	// /etc/gitconfig, which every other configuration of git goes over.
+	Git *api.GitIdentity `json:"git"`
+	// Files are put onto the work disk, in this order. One that cannot be keeps no guest from starting: see Health.Unwritten.
+	Files []File `json:"files"`
+}
+
+// File is a file or directory that is put into a guest. It belongs to whoever owns the home directory that it is in.
+type File struct {
+	// Path is absolute, below /root or /home/USER. It is reached through no symbolic link that leads out of there. Directories on
+	// the way that are missing are made, for their owner alone.
+	Path string `json:"path"`
+	// Mode is the permission bits. A directory that is there keeps its own.
+	Mode uint32 `json:"mode"`
+	Dir  bool   `json:"dir"`
+	Data []byte `json:"data"`
 }
 
 // Release lets a guest boot that is to be a template.
@@ -134,7 +152,7 @@ const (
 	// ThawedFork is another machine than its source. All fields count. Its mounts, processes, sessions and open files
 	// stay, the commands of its source's callers included; TCP connections through its network device are cut off.
 	ThawedFork = "fork"
-	// ThawedResume is the machine that was frozen: Entropy, Time and Network count and nothing else.
+	// ThawedResume is the machine that was frozen: Entropy, Time, Network, AuthorizedKeys and Files count and nothing else.
 	ThawedResume = "resume"
 )
 

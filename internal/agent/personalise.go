@@ -12,6 +12,7 @@ import (
 
 	"banger/api"
 	"banger/api/agentapi"
+	"banger/internal/agent/serve"
 )
 
 // changes are what a Personalise has found different, and units may have to hear of.
@@ -40,7 +41,11 @@ func (s *system) Personalise(ctx context.Context, p agentapi.Personalise) (agent
 	switch p.Thawed {
 	case "", agentapi.ThawedFork:
 	case agentapi.ThawedResume:
-		return s.Health(), s.resume(ctx, p)
+		err := s.resume(ctx, p)
+		unwritten := serve.PutFiles("/", p.Files)
+		h := s.Health()
+		h.Unwritten = unwritten
+		return h, err
 	default:
 		return s.Health(), api.Errorf(api.CodeInvalid, "a guest is thawed as %q or %q, not as %q", agentapi.ThawedFork, agentapi.ThawedResume, p.Thawed)
 	}
@@ -48,6 +53,7 @@ func (s *system) Personalise(ctx context.Context, p agentapi.Personalise) (agent
 	if err := s.personalise(ctx, p, &c); err != nil {
 		return s.Health(), err
 	}
+	unwritten := serve.PutFiles("/", p.Files)
 	if !s.isPersonalised() {
 		if err := os.WriteFile(personalisedFile, nil, 0o600); err != nil {
 			return s.Health(), fmt.Errorf("cannot note that the guest is personalised: %w", err)
@@ -67,11 +73,19 @@ func (s *system) Personalise(ctx context.Context, p agentapi.Personalise) (agent
 			tellUnits(context.WithoutCancel(ctx), c)
 		})
 	}
-	return s.Health(), nil
+	h := s.Health()
+	h.Unwritten = unwritten
+	return h, nil
 }
 
-// resume is for a guest that is who it was: nothing that its users may have changed is touched.
+// resume is for a guest that is who it was: nothing that its users may have changed is touched, but for what would keep the
+// host from logging in.
 func (s *system) resume(ctx context.Context, p agentapi.Personalise) error {
+	if p.AuthorizedKeys != nil {
+		if err := setLogins(p.AuthorizedKeys); err != nil {
+			return err
+		}
+	}
 	if p.Network == nil {
 		return nil
 	}
@@ -155,6 +169,11 @@ func (s *system) identify(p agentapi.Personalise, c *changes, write put) error {
 		}
 		c.identity = c.identity || changed
 	}
+	if p.Git != nil {
+		if err := s.setGit(p.Git, c.born, write); err != nil {
+			return err
+		}
+	}
 	if len(p.SSHHostKey) == 0 {
 		return nil
 	}
@@ -170,6 +189,20 @@ func (s *system) identify(p agentapi.Personalise, c *changes, write put) error {
 		return fmt.Errorf("cannot install the ssh host key: %w", err)
 	}
 	return nil
+}
+
+// setGit gives commits an author where nothing else does.
+func (s *system) setGit(g *api.GitIdentity, born bool, write put) error {
+	var config string
+	if born && s.gitConfig != nil {
+		config = *s.gitConfig
+	} else if text, usable := serve.ReadGitConfig("/"); usable {
+		config = text
+	} else {
+		return nil
+	}
+	_, err := write(serve.GitConfigFile, []byte(serve.GitConfig(config, g)), 0o644)
+	return err
 }
 
 // becomeAnother gives up what the memory and the disk of this guest say of the one that it is a copy of.

@@ -32,6 +32,8 @@ type system struct {
 	nic    *netDevice
 	// hosts is what /etc/hosts of all clones has in common; empty in what is no template.
 	hosts string
+	// gitConfig is /etc/gitconfig as all clones have it, without any identity; nil in what is no template.
+	gitConfig *string
 	// covered: a file of ours lies over the kernel's boot id.
 	covered bool
 	// disks are the devices by serial, as far as they have been asked: a guest's disks are those it was booted with.

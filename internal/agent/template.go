@@ -13,6 +13,7 @@ import (
 
 	"banger/api"
 	"banger/api/agentapi"
+	"banger/internal/agent/serve"
 )
 
 // releasedFile says, until the guest's next boot, that it has booted without an identity; a clone of it gets one
@@ -164,14 +165,20 @@ func (s *system) awaitUnplugged(ctx context.Context) error {
 // cuts nothing off.
 func (s *system) makeRoom() error {
 	s.hosts = commonHosts()
-	files := []struct {
+	type file struct {
 		path, text string
 		mode       os.FileMode
-	}{
+	}
+	files := []file{
 		{"/etc/hostname", "", 0o644},
 		{"/etc/hosts", s.hosts, 0o644},
 		{hostKeyFile, "", 0o600},
 		{hostKeyFile + ".pub", "", 0o644},
+	}
+	if text, usable := serve.ReadGitConfig("/"); usable {
+		text = serve.GitConfig(text, nil)
+		s.gitConfig = &text
+		files = append(files, file{serve.GitConfigFile, text, 0o644})
 	}
 	for _, f := range files {
 		if _, err := putFile(f.path, []byte(f.text), f.mode); err != nil {

@@ -57,10 +57,11 @@ var rules = []rule{
 
 	{"internal/backend", []string{"internal/hypervisor", "internal/disk", "api"}, "a way to run guests is a hypervisor with its disks"},
 	{"internal/template", below, "a template is made of parts"},
+	{"internal/filesync", []string{"api", "api/agentapi"}, "what is read of the host for guests is read in one place, that knows of no VM"},
 	{"internal/layer", []string{"internal/store", "internal/disk", "internal/host", "api"}, "layers are files and records; whose disks lie on them is read from the store"},
 	{"internal/image/...", below, "images are made on the host and recorded"},
 	{"internal/doctor", below, "doctor asks each part about itself and changes nothing"},
-	{"internal/vm/...", append([]string{"internal/image"}, below...), "the order of things is decided here, from the parts"},
+	{"internal/vm/...", append([]string{"internal/image", "internal/filesync"}, below...), "the order of things is decided here, from the parts"},
 	{"internal/session", []string{"internal/guest", "internal/store", "api", "api/agentapi"}, "sessions are talk with a guest and records; how a VM is reached is told by functions"},
 	{"internal/server/...", append([]string{"internal/vm", "internal/session", "internal/image", "internal/doctor"}, below...), "HTTP in front of the nouns; no behaviour of its own"},
 	{"internal/daemon", append([]string{"internal/server", "internal/vm", "internal/session", "internal/image/...", "internal/doctor", "internal/host/local", "internal/host/helper"}, below...),

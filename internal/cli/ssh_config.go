@@ -76,7 +76,8 @@ func (o *sshConfigOptions) run(a *app) error {
 func sshConfigText(cfg *config.Config, self string) string {
 	var b strings.Builder
 	b.WriteString("# Made by banger ssh-config; changes are lost when it is installed again.\nHost *.vm\n")
-	for _, s := range append(sshSettings(cfg, self), [2]string{"User", "root"}) {
+	// No agent is forwarded because of a setting that was meant for other machines: ssh -A says so for one connection.
+	for _, s := range append(sshSettings(cfg, self), [2]string{"ForwardAgent", "no"}, [2]string{"User", "root"}) {
 		fmt.Fprintf(&b, "  %s %s\n", s[0], s[1])
 	}
 	return b.String()

@@ -11,6 +11,7 @@ func newCreateCmd(a *app) *cobra.Command {
 		Args:              needNone,
 		ValidArgsFunction: nothing,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			git := a.gitIdentity(cmd.Context())
 			create, err := o.request(a, cmd)
 			if err != nil {
 				return err
@@ -19,6 +20,7 @@ func newCreateCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			create.Git = git()
 			vm, err := a.createVM(cmd.Context(), c, create, nil)
 			if err != nil {
 				return err

@@ -80,6 +80,7 @@ func (o *runOptions) runTimed(ctx context.Context, a *app, cmd *cobra.Command, a
 		return api.Errorf(api.CodeInvalid, "--rm without a command would delete the VM at once").WithHint("banger run --rm -- COMMAND, or -d to let it run")
 	}
 	o.autoRemove = o.remove
+	git := a.gitIdentity(ctx)
 	create, err := o.request(a, cmd)
 	if err != nil {
 		return err
@@ -102,7 +103,7 @@ func (o *runOptions) runTimed(ctx context.Context, a *app, cmd *cobra.Command, a
 	if err != nil {
 		return err
 	}
-	create.Start, create.Cold = true, o.cold
+	create.Start, create.Cold, create.Git = true, o.cold, git()
 	t.end("prepare")
 	vm, made, err := o.machine(ctx, a, c, create, repo, t)
 	if err != nil {

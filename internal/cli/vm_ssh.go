@@ -16,8 +16,9 @@ import (
 )
 
 type sshOptions struct {
-	user string
-	opts []string
+	user  string
+	agent bool
+	opts  []string
 }
 
 func newSSHCmd(a *app) *cobra.Command {
@@ -30,7 +31,13 @@ your own are neither read nor written. The connection goes through the daemon, s
 works with every kind of network. To run commands, banger exec is quicker and exact about
 arguments; the image needs an ssh server, which the debian image has.
 
+With -A, programs in the guest may use the keys of your ssh agent for as long as you are connected,
+and so may whoever is root there. Without it they cannot.
+
 One COMMAND alone is a line for the guest's shell; several words reach the guest as they are.`,
+		Example: `  banger ssh web
+  banger ssh -A web -- git push
+  banger ssh -o LocalForward=8080:localhost:80 web`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 || cmd.ArgsLenAtDash() == 0 {
 				return api.Errorf(api.CodeInvalid, "%s needs the name or id of a VM", cmd.CommandPath()).WithHint("banger ps lists them; usage: %s", cmd.UseLine())
@@ -44,7 +51,8 @@ One COMMAND alone is a line for the guest's shell; several words reach the guest
 		},
 	}
 	cmd.Flags().StringVarP(&o.user, "user", "u", "root", "`USER` in the guest")
-	cmd.Flags().StringArrayVarP(&o.opts, "option", "o", nil, "pass an `OPTION` on to ssh, such as ForwardAgent=yes")
+	cmd.Flags().BoolVarP(&o.agent, "forward-agent", "A", false, "let the guest use your ssh agent")
+	cmd.Flags().StringArrayVarP(&o.opts, "option", "o", nil, "pass an `OPTION` on to ssh, such as ServerAliveInterval=30")
 	return cmd
 }
 
@@ -54,6 +62,9 @@ func (o *sshOptions) run(ctx context.Context, a *app, target string, argv []stri
 	}
 	if o.user == "" || strings.HasPrefix(o.user, "-") {
 		return api.Errorf(api.CodeInvalid, "%q is no user", o.user)
+	}
+	if o.agent && a.env["SSH_AUTH_SOCK"] == "" {
+		return api.Errorf(api.CodeMissing, "there is no ssh agent to forward: SSH_AUTH_SOCK is not set").WithHint(`eval "$(ssh-agent)" && ssh-add`)
 	}
 	c, err := a.daemon()
 	if err != nil {
@@ -87,6 +98,9 @@ func (o *sshOptions) run(ctx context.Context, a *app, target string, argv []stri
 	args := []string{"-F", "none"}
 	for _, setting := range sshSettings(cfg, self) {
 		args = append(args, "-o", setting[0]+"="+setting[1])
+	}
+	if o.agent {
+		args = append(args, "-A")
 	}
 	for _, opt := range o.opts {
 		args = append(args, "-o", opt)

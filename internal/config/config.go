@@ -9,7 +9,9 @@ import (
 
 // Config is the configuration of one run of banger or bangerd. Every value is set.
 type Config struct {
-	Paths  Paths
+	Paths Paths
+	// Home is that of the user whom this process belongs to; "/" where there is none.
+	Home   string
 	Image  string
 	Kernel string
 	CPUs   int
@@ -33,6 +35,8 @@ type Config struct {
 	JailerBin                  string // "auto" is the one beside FirecrackerBin
 	Mirror                     string // URL, or "host"
 	LogLevel                   string
+	GitIdentity                string // "host" or "none"
+	FileSync                   []FileSync
 
 	sources map[string]source
 	// UnknownEnv are variables of the environment that begin with BANGER_ and mean nothing to banger, sorted.
@@ -136,7 +140,11 @@ func Load(in Inputs) (*Config, error) {
 				}
 				text, src = fv.text, source{FromFile, fv.where}
 			}
-			if err := k.set(c, text); err != nil {
+			set := func() error { return k.set(c, text) }
+			if tables := file[k.Name].tables; tables != nil && src.kind == FromFile {
+				set = func() error { return k.setTables(c, tables) }
+			}
+			if err := set(); err != nil {
 				return nil, &Error{Message: fmt.Sprintf("%s (from %s): %v", k.Name, src.detail, err), Hint: "banger config show"}
 			}
 			c.sources[k.Name] = src

@@ -74,6 +74,7 @@ func (c *Config) derive(uid int, env map[string]string, h *Host) {
 	c.UIDBase, c.UIDCount = 1_900_000_000, 4096
 	c.Pool = 2
 	c.SessionLog = 16 * MiB
+	c.GitIdentity = "host"
 	c.QEMUBinary, c.LogLevel = "qemu-system-x86_64", "info"
 	if runtime.GOARCH == "arm64" {
 		c.QEMUBinary = "qemu-system-aarch64"
@@ -93,6 +94,7 @@ func (c *Config) derivePaths(uid int, env map[string]string, h *Host, put func(k
 	if home == "" {
 		home = "/"
 	}
+	c.Home = filepath.Clean(home)
 	xdg := func(name, fallback string) (string, string) {
 		if v := env[name]; filepath.IsAbs(v) {
 			return filepath.Join(v, "banger"), name

@@ -10,7 +10,11 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-type fileValue struct{ text, where string }
+type fileValue struct {
+	text, where string
+	// tables are the value of a key that is written as [[KEY]]; nil for others.
+	tables []map[string]any
+}
 
 // readFile reads config.toml; a missing one is empty. Tables become keys with dots.
 func readFile(path string) (map[string]fileValue, error) {
@@ -45,6 +49,10 @@ func flatten(path, prefix string, tree map[string]any, out map[string]fileValue)
 		case string, int64, float64, bool:
 			out[key] = fileValue{text: fmt.Sprint(v), where: path}
 		default:
+			if tables, ok := tablesOf(v); ok && takesTables(key) {
+				out[key] = fileValue{tables: tables, where: path}
+				continue
+			}
 			return &Error{Message: fmt.Sprintf("%s: %s is not a single value", path, key)}
 		}
 		if err := checkKey(path, key); err != nil {

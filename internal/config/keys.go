@@ -21,6 +21,8 @@ type Key struct {
 	// notInFile is for what must be known before the file can be read.
 	notInFile bool
 	set       func(c *Config, text string) error
+	// setTables is for what is written as tables in config.toml, and nowhere else; set is not called then.
+	setTables func(c *Config, tables []map[string]any) error
 	get       func(c *Config) string
 }
 
@@ -58,6 +60,8 @@ func Keys() []Key {
 		number("pool", "how many clones of the default image and shape wait to be taken, already running; 0 is none", 0, 64, func(c *Config) *int { return &c.Pool }),
 		size("pool_reserve", "memory that must stay available on the host, or the pool is given up; \"auto\" is an eighth of it", func(c *Config) *int64 { return &c.PoolReserve }),
 		size("session_log", "what is kept of each stream of a session, in the guest", func(c *Config) *int64 { return &c.SessionLog }),
+		text("git_identity", "whose user.name and user.email commits in a guest have where nothing else is set: host or none", func(c *Config) *string { return &c.GitIdentity }, oneOf("host", "none")),
+		fileSync("file_sync", "files of this host that are put into guests at each start"),
 		text("qemu_binary", "the QEMU to run: a name looked up in PATH, or a path", func(c *Config) *string { return &c.QEMUBinary }, notEmpty),
 		text("firecracker_bin", "the Firecracker to run: a name looked up in PATH, or a path", func(c *Config) *string { return &c.FirecrackerBin }, notEmpty),
 		text("jailer_bin", "Firecracker's jailer: a name looked up in PATH, or a path; \"auto\" is the one beside Firecracker", func(c *Config) *string { return &c.JailerBin }, notEmpty),

@@ -115,6 +115,7 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 		},
 		ReadyTimeout: cfg.ReadyTimeout, StopTimeout: cfg.StopTimeout,
 		PoolSize: cfg.Pool, PoolReserve: cfg.PoolReserve, PoolArmed: cfg.Explicit("pool"), Memory: o.Memory, SessionLog: cfg.SessionLog,
+		FileSync: cfg.FileSync, Home: cfg.Home,
 	}
 	if m.apart {
 		vms.UIDBase, vms.UIDCount = cfg.UIDBase, cfg.UIDCount

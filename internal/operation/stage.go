@@ -31,6 +31,13 @@ func Measured(ctx context.Context, name string, took time.Duration) {
 	}
 }
 
+// Warn is Operation.Warn of the step's operation.
+func Warn(ctx context.Context, format string, args ...any) {
+	if o, ok := ctx.Value(stageKey{}).(*Operation); ok {
+		o.Warn(format, args...)
+	}
+}
+
 // Stage is Stage where the operation is at hand. It is a point for tests as well.
 func (o *Operation) Stage(name string) {
 	o.endStage(name, o.registry.now())

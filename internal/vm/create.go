@@ -25,10 +25,13 @@ func (s *Service) Create(ctx context.Context, c api.VMCreate) (api.VM, *operatio
 	if err := c.Validate(); err != nil {
 		return api.VM{}, nil, false, err
 	}
+	git := c.Git
+	c.Git = nil
 	request, err := json.Marshal(c)
 	if err != nil {
 		return api.VM{}, nil, false, err
 	}
+	c.Git = git
 	if c.Snapshot != "" {
 		return s.createFrom(ctx, c, string(request))
 	}
@@ -36,7 +39,7 @@ func (s *Service) Create(ctx context.Context, c api.VMCreate) (api.VM, *operatio
 	if err != nil {
 		return api.VM{}, nil, false, err
 	}
-	vm := api.VM{ID: s.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: spec, Pending: []string{}, CreatedAt: s.Now().UTC()}
+	vm := api.VM{ID: s.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: spec, Git: c.Git, Pending: []string{}, CreatedAt: s.Now().UTC()}
 	if err := s.pinObjects(ctx, &vm); err != nil {
 		return api.VM{}, nil, false, err
 	}

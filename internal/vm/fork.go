@@ -72,7 +72,7 @@ func (s *Service) newFork(source api.VM, name string, want api.VMFork) api.VM {
 			delete(vm.Spec.Labels, k)
 		}
 	}
-	vm.Workspaces = slices.Clone(source.Workspaces)
+	vm.Workspaces, vm.Git = slices.Clone(source.Workspaces), source.Git
 	was, r := source.Runtime, &vm.Runtime
 	r.ImageDigest, r.KernelDigest, r.Accel = was.ImageDigest, was.KernelDigest, was.Accel
 	r.ForkOf, r.Forking = source.ID, true

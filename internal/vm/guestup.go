@@ -68,10 +68,17 @@ func (s *Service) personalise(ctx context.Context, l *liveVM) error {
 		case vm.Runtime.Forking: // what it says of itself is its source's
 			p.Thawed = agentapi.ThawedFork
 		case known:
-			p = s.renewal(vm)
+			p = s.renewal(vm, p.AuthorizedKeys)
+		}
+		var files [][]agentapi.File
+		if starts(vm, known) {
+			files = s.addFiles(ctx, &p)
 		}
 		health, clock, err := agent.BeginPersonalise(ctx, p)
 		if err != nil {
+			return err
+		}
+		if err := s.putFiles(ctx, l, health, files); err != nil {
 			return err
 		}
 		l.anonymous, l.answered = false, l.anonymous && health.Ready
@@ -104,10 +111,13 @@ func (s *Service) plugIn(ctx context.Context, vm api.VM, l *liveVM) error {
 	return l.instance.SetLink(ctx, true)
 }
 
-// renewal is what a guest needs that has stood still, and is who it was.
-func (s *Service) renewal(vm api.VM) agentapi.Personalise {
+// renewal is what a guest needs that has stood still, and is who it was. Where that was for a start, the host's logins are mended.
+func (s *Service) renewal(vm api.VM, keys []string) agentapi.Personalise {
 	p := agentapi.Personalise{Thawed: agentapi.ThawedResume, Entropy: make([]byte, 64), Time: s.Now()}
 	s.Random(p.Entropy)
+	if vm.State == api.StateStarting {
+		p.AuthorizedKeys = keys
+	}
 	if vm.Spec.Net != api.NetNone {
 		p.Network = s.Network.GuestConfig(guestOf(vm))
 	}
@@ -195,7 +205,7 @@ func (s *Service) personality(vm api.VM) (agentapi.Personalise, error) {
 	if err != nil {
 		return p, err
 	}
-	p.AuthorizedKeys = []string{key}
+	p.AuthorizedKeys, p.Git = []string{key}, vm.Git
 	if vm.Spec.Net != api.NetNone {
 		p.Network = s.Network.GuestConfig(guestOf(vm))
 	}

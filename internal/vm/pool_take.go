@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"banger/api"
+	"banger/api/agentapi"
 	"banger/internal/operation"
 )
 
@@ -84,9 +85,13 @@ func (s *Service) take(ctx context.Context, op *operation.Operation, pooled, wan
 	gctx, cancel := context.WithTimeout(ctx, takeTime)
 	defer cancel()
 	var clock func(context.Context) error
-	if err := op.Step(ctx, "personalise", func(context.Context) error {
-		return s.whileItRuns(gctx, l, func(ctx context.Context) error {
-			_, clock, err = l.agent.BeginPersonalise(ctx, s.christening(want.Name))
+	var health agentapi.Health
+	var files [][]agentapi.File
+	if err := op.Step(gctx, "personalise", func(ctx context.Context) error {
+		return s.whileItRuns(ctx, l, func(ctx context.Context) error {
+			p := s.christening(want.Name)
+			p.Git, files = want.Git, s.addFiles(ctx, &p)
+			health, clock, err = l.agent.BeginPersonalise(ctx, p)
 			return err
 		})
 	}); err != nil {
@@ -108,6 +113,7 @@ func (s *Service) take(ctx context.Context, op *operation.Operation, pooled, wan
 			s.Network.Rename(ctx, guestOf(vm)),
 			s.KnownHosts.Pin(hostNames(vm), vm.Runtime.SSHHostKey),
 			s.Host.SetOOMScore(l.instance.Process(), oomScore),
+			s.putFiles(ctx, l, health, files),
 			<-set,
 		} {
 			if err != nil { // it runs, and is its user's; a restart tries again
@@ -122,7 +128,7 @@ func (s *Service) take(ctx context.Context, op *operation.Operation, pooled, wan
 func (s *Service) becomes(vm *api.VM, want api.VM) []api.Event {
 	now := s.Now().UTC()
 	vm.Name, vm.ClientID, vm.State, vm.Runtime.DNSName = want.Name, want.ClientID, api.StateRunning, want.Name+".vm"
-	vm.Spec, vm.CreatedAt, vm.StartedAt, vm.ReadyAt = want.Spec, now, &now, &now
+	vm.Git, vm.Spec, vm.CreatedAt, vm.StartedAt, vm.ReadyAt = want.Git, want.Spec, now, &now, &now
 	return []api.Event{{Kind: "vm.started"}, {Kind: "vm.ready"}}
 }
 

@@ -56,6 +56,9 @@ type Options struct {
 	PoolArmed   bool
 	// SessionLog is what is kept in the guest of each stream of a session, in bytes.
 	SessionLog int64
+	// FileSync are the host's files, below Home, that are put into guests at their starts.
+	FileSync []config.FileSync
+	Home     string
 	// Memory is how the host is off for memory; nil means as /proc says.
 	Memory func() template.Memory
 }

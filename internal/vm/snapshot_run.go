@@ -30,7 +30,10 @@ func (s *Service) createFrom(ctx context.Context, c api.VMCreate, request string
 	defer unlock()
 	vm := api.VM{
 		ID: s.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: snap.Spec,
-		Pending: []string{}, CreatedAt: s.Now().UTC(), Workspaces: slices.Clone(source.Workspaces),
+		Pending: []string{}, CreatedAt: s.Now().UTC(), Workspaces: slices.Clone(source.Workspaces), Git: source.Git,
+	}
+	if c.Git != nil {
+		vm.Git = c.Git
 	}
 	own := s.withDefaults(c.Spec)
 	vm.Spec.Labels, vm.Spec.AutoRemove, vm.Spec.IdleSuspendMS = own.Labels, own.AutoRemove, own.IdleSuspendMS

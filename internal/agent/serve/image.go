@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"io"
 	"net/http"
 	"os"
 	"path"
@@ -23,18 +24,26 @@ func (s *Server) getImage(w http.ResponseWriter, r *http.Request) error {
 			s.log.Warn("cannot let go of the root disk", "err", err)
 		}
 	}()
-	hosts, err := readIn(root, "etc/hosts")
-	if err != nil {
-		return fileError("read", "/etc/hosts", err)
+	texts := rootTexts{}
+	for _, t := range []struct {
+		name string
+		text *string
+	}{{"etc/hosts", &texts.hosts}, {"etc/gitconfig", &texts.gitConfig}} {
+		if *t.text, err = readIn(root, t.name); err != nil {
+			return fileError("read", "/"+t.name, err)
+		}
 	}
 	send(w, r, root, "/", tree.PackOptions{Name: ".", Capabilities: true, Edit: func(name string, mode uint32) tree.Edit {
-		return anonymous(name, mode, hosts)
+		return anonymous(name, mode, texts)
 	}})
 	return nil
 }
 
-// maxHosts bounds what is read of a file.
-const maxHosts = 1 << 20
+// rootTexts are files of the root disk that travel without what banger has put into them.
+type rootTexts struct{ hosts, gitConfig string }
+
+// maxText bounds what is read of a file.
+const maxText = 1 << 20
 
 // readIn reads a plain file below dir; one that is none is as good as empty.
 func readIn(dir *os.File, name string) (string, error) {
@@ -46,20 +55,16 @@ func readIn(dir *os.File, name string) (string, error) {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() || fi.Size() > maxHosts {
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() || fi.Size() > maxText {
 		return "", err
 	}
-	b := make([]byte, maxHosts)
-	n, err := f.ReadAt(b, 0)
-	if n > 0 {
-		err = nil
-	}
-	return string(b[:n]), err
+	b, err := io.ReadAll(io.LimitReader(f, maxText))
+	return string(b), err
 }
 
 // anonymous says what becomes of a member of the root disk in an image. What is left out is made anew by each machine, or by
 // banger for it.
-func anonymous(name string, mode uint32, hosts string) tree.Edit {
+func anonymous(name string, mode uint32, texts rootTexts) tree.Edit {
 	regular := mode&unix.S_IFMT == unix.S_IFREG
 	for _, pattern := range notInImages() {
 		if ok, _ := path.Match(pattern, name); ok {
@@ -78,7 +83,10 @@ func anonymous(name string, mode uint32, hosts string) tree.Edit {
 	case name == "etc/hostname":
 		return tree.Edit{Text: "localhost\n"}
 	case name == "etc/hosts":
-		return tree.Edit{Text: withoutOwnName(hosts), Empty: true}
+		return tree.Edit{Text: withoutOwnName(texts.hosts), Empty: true}
+	case name == "etc/gitconfig":
+		text := GitConfig(texts.gitConfig, nil)
+		return tree.Edit{Text: text, Empty: true, Omit: text == ""}
 	}
 	return tree.Edit{}
 }

@@ -83,6 +83,23 @@ func (c *coder) personalise(p *agentapi.Personalise) {
 	c.bytes(&p.SSHHostKey)
 	c.text(&p.SSHHostKeyPub)
 	c.texts(&p.AuthorizedKeys)
+	if optional(c, &p.Git) {
+		c.text(&p.Git.Name)
+		c.text(&p.Git.Email)
+	}
+	n := c.size(len(p.Files), p.Files == nil)
+	if c.reading && n >= 0 {
+		p.Files = make([]agentapi.File, n)
+	}
+	for i := range p.Files {
+		f := &p.Files[i]
+		mode := int(f.Mode)
+		c.text(&f.Path)
+		c.count(&mode)
+		c.flag(&f.Dir)
+		c.bytes(&f.Data)
+		f.Mode = uint32(mode)
+	}
 }
 
 func (c *coder) health(h *agentapi.Health) {
@@ -96,6 +113,7 @@ func (c *coder) health(h *agentapi.Health) {
 	c.flag(&h.Personalised)
 	c.number(&h.UptimeMS)
 	c.time(&h.Now)
+	c.texts(&h.Unwritten)
 }
 
 func (c *coder) exec(s *api.ExecSpec) {

@@ -31,7 +31,7 @@ func fill(v reflect.Value) {
 		v.SetString("text \x00é")
 	case reflect.Bool:
 		v.SetBool(true)
-	case reflect.Uint8:
+	case reflect.Uint8, reflect.Uint32:
 		v.SetUint(200)
 	default:
 		v.SetInt(-70000)

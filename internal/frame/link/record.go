@@ -36,7 +36,7 @@ const (
 
 // Speech is the version of package brief, which the streams of a session may use where both ends know the same: a guest that does
 // says it back behind the nonce of its ACK.
-const Speech = 1
+const Speech = 2
 
 // preambleSize is enough filler to complete any half record, whatever length it claims.
 const preambleSize = maxPayload
