@@ -31,7 +31,7 @@ func suites() []suite {
 func machineSuite(name, hypervisor string, tests []string) suite {
 	return suite{
 		name: name, tests: []string{"./test/machine"}, firecracker: hypervisor == "firecracker",
-		env:     []string{"BANGER_TEST_HYPERVISOR=" + hypervisor, "BANGER_TEST_ACCEL=kvm"},
+		env:     []string{"BANGER_TEST_HYPERVISOR=" + hypervisor, "BANGER_TEST_ACCEL=kvm", "BANGER_TEST_PATIENCE=5"},
 		command: []string{"./test/lab/machine", "-test.run=" + strings.Join(tests, "|")},
 	}
 }

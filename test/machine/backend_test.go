@@ -2,7 +2,9 @@ package machine
 
 import (
 	"os"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // What the suite runs on is told by the environment, so that it is one suite for all: BANGER_TEST_HYPERVISOR is "qemu" or
@@ -12,7 +14,18 @@ const (
 	hypervisorVariable = "BANGER_TEST_HYPERVISOR"
 	accelVariable      = "BANGER_TEST_ACCEL"
 	stateVariable      = "BANGER_TEST_STATE"
+	patienceVariable   = "BANGER_TEST_PATIENCE"
 )
+
+// patience makes a bound longer by the factor that the environment gives, where guests are emulated twice. What is bounded
+// is a hang, never a speed.
+func patience(d time.Duration) time.Duration {
+	factor, err := strconv.Atoi(os.Getenv(patienceVariable))
+	if err != nil {
+		return d
+	}
+	return d * time.Duration(max(1, factor))
+}
 
 // backend is what the environment wants; empty is no wish.
 func backend() (hypervisor, accel string) {

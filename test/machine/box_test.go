@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"banger/api"
 )
@@ -85,6 +86,10 @@ func emptyBox(t *testing.T) *box {
 		"BANGER_STATE_DIR=" + b.state(), "BANGER_RUNTIME_DIR=" + b.runtime(), "BANGER_CONFIG_DIR=" + filepath.Join(dir, "c"),
 		"BANGER_IMAGE=minimal", "BANGER_MEMORY=128M", "BANGER_CPUS=1", "BANGER_DISK_SIZE=256M", "BANGER_POOL=0",
 		fmt.Sprintf("BANGER_UID_BASE=%d", 1_900_000_000+256*n), "BANGER_UID_COUNT=256",
+	}
+	if os.Getenv(patienceVariable) != "" {
+		setting("ready_timeout", patience(2*time.Minute).String())(b)
+		setting("stop_timeout", patience(10*time.Second).String())(b)
 	}
 	if hypervisor, _ := backend(); hypervisor != "" {
 		setting("hypervisor", hypervisor)(b)

@@ -187,7 +187,7 @@ func TestVMMDies(t *testing.T) {
 	}
 	b.sub("under the daemon's eyes", func(t *testing.T, b *box) {
 		kill(b)
-		b.must("wait", "x", "--for", "stopped", "--timeout", "30s")
+		b.must("wait", "x", "--for", "stopped", "--timeout", patience(30*time.Second).String())
 		same(t, "state", b.show("x").State, api.StateStopped)
 		if links := b.net.links(); len(links) > 2 {
 			t.Errorf("links: %v", links)

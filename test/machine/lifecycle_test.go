@@ -3,6 +3,7 @@ package machine
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"banger/api"
 )
@@ -100,7 +101,7 @@ func TestGuestEndsItself(t *testing.T) {
 	same(t, "ready", b.show("x").Ready, true)
 
 	b.banger("exec", "x", "--", "poweroff")
-	b.must("wait", "x", "--for", "stopped", "--timeout", "60s")
+	b.must("wait", "x", "--for", "stopped", "--timeout", patience(time.Minute).String())
 	vm := b.show("x")
 	same(t, "state", vm.State, api.StateStopped)
 	if !strings.Contains(vm.StopReason, "guest") {

@@ -54,14 +54,14 @@ func (b *box) command(ctx context.Context, program string, args ...string) *exec
 // run runs any program in the box.
 func (b *box) run(stdin io.Reader, program string, args ...string) result {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
+	ctx, cancel := context.WithTimeout(context.Background(), patience(commandTime))
 	defer cancel()
 	cmd := b.command(ctx, program, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &out, &errs
 	err := cmd.Run()
 	if ctx.Err() != nil {
-		b.t.Errorf("%s %s took longer than %s\nstdout: %s\nstderr: %s", program, strings.Join(args, " "), commandTime, out.String(), errs.String())
+		b.t.Errorf("%s %s took longer than %s\nstdout: %s\nstderr: %s", program, strings.Join(args, " "), patience(commandTime), out.String(), errs.String())
 	} else if cmd.ProcessState == nil {
 		b.t.Fatalf("cannot run %s: %v", program, err)
 	}
@@ -131,7 +131,7 @@ func same[T comparable](t *testing.T, what string, got, want T) {
 // eventually waits for what no event tells us about (another program's state).
 func eventually(t *testing.T, what string, within time.Duration, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(within)
+	deadline := time.Now().Add(patience(within))
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within %s: %s", within, what)
