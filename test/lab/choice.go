@@ -23,9 +23,9 @@ func notInLab() map[string]string {
 	return map[string]string{
 		"TestAPI": above, "TestDemo": "it builds images", "TestREADME": "it runs what stands in a file of the project", "TestImageSave": above,
 		"TestIdleSuspend": clock, "TestIdleWakes": clock, "TestIdleWakesSSH": clock, "TestForkClock": clock, "TestPool": clock,
-		"TestBridge": "the network is the host's; its packets are forged with a compiler that the lab host has not", "TestNone": above,
+		"TestBridge": "the network is the host's; its packets are forged with a compiler that the lab host has not", "TestNone": above, "TestHelped": "every test here runs beside bangerd-root",
 		"TestSession": above, "TestSessionsSystemd": above, "TestSessionsMany": many, "TestSessionFloods": many, "TestSessionTerminal": above,
-		"TestSessionsOfFork": above, "TestWorkspace": above, "TestUser": "the suite's users come with bangerd-root", "TestTakenDNSPort": above,
+		"TestSessionsOfFork": above, "TestWorkspace": above, "TestUser": "it builds images; a user's daemon beside bangerd-root is what the whole suite runs on", "TestTakenDNSPort": above,
 		"TestClones": many, "TestSuspendChain": many, "TestShortChains": many,
 		"TestDaemonDiesInSuspend": points, "TestDaemonDiesInClone": points, "TestDaemonDiesInTemplate": points, "TestDaemonDiesInFork": points,
 		"TestPowerCut": points, "TestReboot": above, "TestFreezeOnFullDisk": qemu, "TestDiscard": qemu, "TestCloneDriver": qemu,

@@ -15,12 +15,21 @@ type suite struct {
 // suites are all, the longest ones first, so that two at a time end together.
 func suites() []suite {
 	return []suite{
-		machineSuite("machine-firecracker", "firecracker", machineTests()),
-		machineSuite("machine-qemu", "qemu", machineTests()),
+		asUser(machineSuite("machine-firecracker", "firecracker", machineTests())),
+		asUser(machineSuite("machine-qemu", "qemu", machineTests())),
 		systemdImage(machineSuite("debian-firecracker", "firecracker", debianTests())),
 		systemdImage(machineSuite("debian-qemu", "qemu", debianTests())),
 		{
-			name: "hypervisor-qemu", tests: []string{"./internal/hypervisor/qemu"}, env: []string{"BANGER_TEST_ACCEL=kvm", "BANGER_TEST_AGENT=/lab/bin/banger-agent"},
+			name: "hypervisor-firecracker", tests: []string{"./internal/hypervisor/firecracker"}, firecracker: true,
+			env:     []string{"BANGER_TEST_AGENT=/lab/bin/banger-agent", noSkip},
+			command: inFolder("internal/hypervisor/firecracker"),
+		},
+		{
+			name: "disk-dmsnapshot", tests: []string{"./internal/disk/dmsnapshot"}, env: []string{noSkip},
+			command: inFolder("internal/disk/dmsnapshot"),
+		},
+		{
+			name: "hypervisor-qemu", tests: []string{"./internal/hypervisor/qemu"}, env: []string{"BANGER_TEST_ACCEL=kvm", "BANGER_TEST_AGENT=/lab/bin/banger-agent", noSkip},
 			command: inFolder("internal/hypervisor/qemu", "-test.run=^(TestConformance|TestAcceleration)$"),
 		},
 	}
@@ -34,6 +43,15 @@ func machineSuite(name, hypervisor string, tests []string) suite {
 		env:     []string{"BANGER_TEST_HYPERVISOR=" + hypervisor, "BANGER_TEST_ACCEL=kvm", "BANGER_TEST_PATIENCE=5"},
 		command: []string{"./test/lab/machine", "-test.run=" + strings.Join(tests, "|")},
 	}
+}
+
+// noSkip turns what a test would skip into a failure.
+const noSkip = "BANGER_TEST_NO_SKIP=1"
+
+// asUser: the daemon is an ordinary user's, beside bangerd-root; else it is root's.
+func asUser(s suite) suite {
+	s.env = append(s.env, "BANGER_TEST_DAEMON=user")
+	return s
 }
 
 func systemdImage(s suite) suite {

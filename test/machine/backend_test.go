@@ -14,6 +14,7 @@ const (
 	hypervisorVariable = "BANGER_TEST_HYPERVISOR"
 	accelVariable      = "BANGER_TEST_ACCEL"
 	stateVariable      = "BANGER_TEST_STATE"
+	daemonVariable     = "BANGER_TEST_DAEMON"
 	patienceVariable   = "BANGER_TEST_PATIENCE"
 )
 
@@ -52,3 +53,6 @@ func (b *box) checkBackend() {
 func isVMM(line string) bool {
 	return strings.Contains(line, "qemu-system") || strings.Contains(line, "firecracker") || strings.Contains(line, "jailer")
 }
+
+// asUser tells whether the daemon is to be an ordinary user's, beside bangerd-root (BANGER_TEST_DAEMON is "user"), and not root's.
+func asUser() bool { return os.Getenv(daemonVariable) == "user" }

@@ -46,9 +46,17 @@ func setting(key, value string) option {
 	return func(b *box) { b.env = append(b.env, "BANGER_"+strings.ToUpper(key)+"="+value) }
 }
 
-// newBox makes a box for root with the images prepared by scripts/machine-state. The default
-// image is minimal, VMs are small.
+// newBox makes a box with the images prepared by scripts/machine-state: for root, or for a user beside whose daemon a
+// bangerd-root runs where the environment wants that. The default image is minimal, VMs are small.
 func newBox(t *testing.T, options ...option) *box {
+	t.Helper()
+	if asUser() {
+		return newHelpedBox(t, options...).box
+	}
+	return newRootBox(t, options...)
+}
+
+func newRootBox(t *testing.T, options ...option) *box {
 	t.Helper()
 	needRoot(t)
 	b := emptyBox(t)
@@ -198,7 +206,7 @@ func link(t *testing.T, from, to string) {
 		if _, err := os.Stat(src); err != nil {
 			continue // most states have no templates
 		}
-		if exec.Command("cp", "-al", src, to).Run() == nil {
+		if !asUser() && exec.Command("cp", "-al", src, to).Run() == nil { // the user's own templates are the user's
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(to, part)); err != nil {

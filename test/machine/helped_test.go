@@ -22,11 +22,11 @@ type helped struct {
 // newHelpedBox makes one with the images prepared by scripts/machine-state.
 func newHelpedBox(t *testing.T, options ...option) *helped {
 	t.Helper()
-	b := newBox(t, options...)
+	b := newRootBox(t, options...)
 	b.makeUser()
 	// The sealed files are other boxes' too and stay as they are; all that is written is the user's.
 	err := filepath.WalkDir(b.state(), func(path string, d fs.DirEntry, err error) error {
-		if err == nil && (d.IsDir() || d.Name() == "banger.db") {
+		if err == nil && (d.IsDir() || d.Name() == "banger.db" || asUser()) {
 			err = os.Lchown(path, b.uid, b.gid)
 		}
 		return err
