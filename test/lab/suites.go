@@ -17,6 +17,7 @@ func suites() []suite {
 	return []suite{
 		asUser(machineSuite("machine-firecracker", "firecracker", machineTests())),
 		asUser(machineSuite("machine-qemu", "qemu", machineTests())),
+		asUser(machineSuite("leaks-firecracker", "firecracker", []string{whole("TestLongCycles")})),
 		systemdImage(machineSuite("debian-firecracker", "firecracker", debianTests())),
 		systemdImage(machineSuite("debian-qemu", "qemu", debianTests())),
 		{
