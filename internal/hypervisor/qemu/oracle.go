@@ -14,6 +14,7 @@ import (
 
 	"banger/api"
 	"banger/internal/host"
+	"banger/internal/hypervisor/kvm"
 )
 
 // microvmCPUs is the most that QEMU's microvm machine takes.
@@ -46,15 +47,6 @@ type facts struct {
 	Asked string `json:"asked"`
 }
 
-// obstacle is looked for once per daemon: reading /proc/cpuinfo disturbs every core.
-func (o *oracle) obstacle() (reason, hint string) {
-	if o.seen == nil {
-		reason, hint := o.kvm.obstacle()
-		o.seen = &[2]string{reason, hint}
-	}
-	return o.seen[0], o.seen[1]
-}
-
 func (f *facts) knows(option string) bool { return slices.Contains(f.Options, option) }
 
 // oracle finds the facts once.
@@ -63,17 +55,16 @@ type oracle struct {
 	binary  string
 	asked   string
 	file    string
-	kvm     kvmHost
-	turn    chan struct{} // filled while somebody asks; protects known and seen
+	kvm     *kvm.Device
+	turn    chan struct{} // filled while somebody asks; protects known
 	known   *facts
-	seen    *[2]string
 	measure func() int64
 }
 
 func newOracle(o Options) *oracle {
 	return &oracle{
 		host: o.Host, binary: o.Binary, asked: o.Accel, file: o.Paths.AccelVerdict(),
-		kvm: realKVM(), turn: make(chan struct{}, 1), measure: measureTSC,
+		kvm: o.KVM, turn: make(chan struct{}, 1), measure: measureTSC,
 	}
 }
 
@@ -89,8 +80,8 @@ func (o *oracle) ask(ctx context.Context) (*facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	want := facts{BootID: o.host.BootID(), Binary: path, Stamp: stampOf(path), Asked: o.asked, Device: o.kvm.device()}
-	want.Obstacle, want.ObstacleHint = o.obstacle()
+	want := facts{BootID: o.host.BootID(), Binary: path, Stamp: stampOf(path), Asked: o.asked, Device: o.kvm.State()}
+	want.Obstacle, want.ObstacleHint = o.kvm.Obstacle()
 	if o.known.holds(&want) {
 		return o.known, nil
 	}
@@ -133,7 +124,7 @@ func (o *oracle) look(ctx context.Context, f facts, before *facts) (*facts, erro
 		return nil, err
 	}
 	if f.Accel == "kvm" {
-		f.HostCPU = o.kvm.cpu()
+		f.HostCPU = o.kvm.CPU()
 	} else {
 		f.TSCKHz = steady(o.measure(), before)
 	}

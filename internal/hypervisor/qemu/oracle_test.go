@@ -16,6 +16,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/host"
 	"banger/internal/host/fake"
+	"banger/internal/hypervisor/kvm"
 )
 
 // pretend is a machine with a QEMU that answers as the real one does.
@@ -38,25 +39,31 @@ func pretend(t *testing.T, probe func() (string, error)) *fake.Host {
 	return h
 }
 
-func kvmWith(t *testing.T, flags string, mode os.FileMode) kvmHost {
+func kvmWith(t *testing.T, flags string, mode os.FileMode) *kvm.Device {
+	t.Helper()
+	d, _ := kvmAt(t, flags, mode)
+	return d
+}
+
+func kvmAt(t *testing.T, flags string, mode os.FileMode) (d *kvm.Device, device string) {
 	t.Helper()
 	dir := t.TempDir()
-	k := kvmHost{cpuinfo: filepath.Join(dir, "cpuinfo"), path: filepath.Join(dir, "kvm")}
-	if err := os.WriteFile(k.cpuinfo, []byte("processor\t: 0\nflags\t\t: "+flags+"\nbugs\t\t:\n"), 0o600); err != nil {
+	cpuinfo, path := filepath.Join(dir, "cpuinfo"), filepath.Join(dir, "kvm")
+	if err := os.WriteFile(cpuinfo, []byte("processor\t: 0\nflags\t\t: "+flags+"\nbugs\t\t:\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if mode != 0 {
-		if err := os.WriteFile(k.path, nil, 0o600); err != nil {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Chmod(k.path, mode); err != nil {
+		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return k
+	return kvm.At(cpuinfo, path), path
 }
 
-func asking(t *testing.T, h *fake.Host, k kvmHost, state, accel string) *Hypervisor {
+func asking(t *testing.T, h *fake.Host, k *kvm.Device, state, accel string) *Hypervisor {
 	t.Helper()
 	q := New(Options{Host: h, Paths: config.Paths{State: state}, Log: slog.New(slog.DiscardHandler), Accel: accel})
 	q.oracle.kvm = k
@@ -69,7 +76,7 @@ func TestVerdict(t *testing.T) {
 	lies := func() (string, error) {
 		return "KVM internal error. Suberror: 1\nextra data[0]: 1\n", errors.New("killed")
 	}
-	runs := func() (string, error) { return probeWords + "\n", errors.New("exit status 1") }
+	runs := func() (string, error) { return kvm.Words + "\n", errors.New("exit status 1") }
 	mute := func() (string, error) { return "", context.DeadlineExceeded }
 	for name, c := range map[string]struct {
 		flags, accel string
@@ -120,15 +127,15 @@ func TestVerdict(t *testing.T) {
 func TestVerdictIsVoidWhenThingsChange(t *testing.T) {
 	t.Parallel()
 	state, probes := t.TempDir(), 0
-	h := pretend(t, func() (string, error) { probes++; return probeWords, nil })
-	k := kvmWith(t, "vmx", 0o666)
+	h := pretend(t, func() (string, error) { probes++; return kvm.Words, nil })
+	k, device := kvmAt(t, "vmx", 0o666)
 	ask := func() {
 		if _, err := asking(t, h, k, state, "").Features(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	ask()
-	if err := os.Chmod(k.path, 0o606); err != nil {
+	if err := os.Chmod(device, 0o606); err != nil {
 		t.Fatal(err)
 	}
 	ask()
@@ -171,7 +178,7 @@ func TestProbeGuestRunsUnderEmulation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := q.oracle.runProbe(bounded(t, time.Minute), &facts{Binary: path}, host.Command{}, "-accel", "tcg", "-cpu", "max"); err != nil {
+	if err := kvm.Run(bounded(t, time.Minute), q.host, probing(&facts{Binary: path}, "-accel", "tcg", "-cpu", "max"), fatal); err != nil {
 		t.Error(err)
 	}
 }
@@ -181,12 +188,7 @@ func TestProbeGuestRunsUnderEmulation(t *testing.T) {
 func TestProbeGuestIsNotFooled(t *testing.T) {
 	t.Parallel()
 	q := newHypervisor(t)
-	b, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	flags := cpuFlags(string(b))
-	if _, err := os.Stat("/dev/kvm"); err != nil || slices.Contains(flags, "vmx") || slices.Contains(flags, "svm") {
+	if reason, _ := kvm.New().Obstacle(); !strings.Contains(reason, "the /dev/kvm that is there") {
 		t.Skip("this host has no /dev/kvm that lies")
 	}
 	path, err := q.host.LookPath(q.binary)
@@ -194,7 +196,7 @@ func TestProbeGuestIsNotFooled(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, cpu := range []string{"host", "kvm64"} {
-		err := q.oracle.runProbe(bounded(t, time.Minute), &facts{Binary: path}, host.Command{}, "-accel", "kvm", "-cpu", cpu)
+		err := kvm.Run(bounded(t, time.Minute), q.host, probing(&facts{Binary: path}, "-accel", "kvm", "-cpu", cpu), fatal)
 		t.Logf("-cpu %s: %v", cpu, err)
 		if err == nil {
 			t.Errorf("the probe guest ran on a KVM without virtualisation (-cpu %s)", cpu)

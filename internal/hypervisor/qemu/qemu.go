@@ -16,6 +16,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/host"
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/kvm"
 	"banger/internal/hypervisor/memory"
 	"banger/internal/hypervisor/vmm"
 )
@@ -27,6 +28,8 @@ type Options struct {
 	Log   *slog.Logger
 	// Binary is a name or a path; empty means qemu-system-x86_64.
 	Binary string
+	// KVM is what the verdict on it is made of; nil means this host's.
+	KVM *kvm.Device
 	// Accel is "kvm" or "tcg" to decide without a probe; empty means probe.
 	Accel string
 }
@@ -54,6 +57,9 @@ var _ hypervisor.Hypervisor = (*Hypervisor)(nil)
 func New(o Options) *Hypervisor {
 	if o.Binary == "" {
 		o.Binary = "qemu-system-x86_64"
+	}
+	if o.KVM == nil {
+		o.KVM = kvm.New()
 	}
 	return &Hypervisor{
 		host: o.Host, log: o.Log, binary: o.Binary, epoch: vmm.RandomEpoch,

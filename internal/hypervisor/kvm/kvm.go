@@ -1,27 +1,36 @@
-package qemu
+// Package kvm says whether this host's KVM runs ordinary guests: what can be seen without running anything, and a probe guest that a
+// VMM runs to its end. It belongs to the hypervisors, which only they and their wiring import.
+package kvm
 
 import (
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 )
 
-// kvmHost is where the verdict on KVM looks; tests point it elsewhere.
-type kvmHost struct {
+// Device is where the verdict on KVM looks. Safe for concurrent use; the hypervisors of a daemon share one.
+type Device struct {
 	cpuinfo string
 	path    string
+
+	look         sync.Once // guards reason and hint
+	reason, hint string
 }
 
-func realKVM() kvmHost { return kvmHost{cpuinfo: "/proc/cpuinfo", path: "/dev/kvm"} }
+// New is this host's.
+func New() *Device { return At("/proc/cpuinfo", "/dev/kvm") }
 
-// device describes /dev/kvm as far as the verdict of a probe depends on it.
-func (k kvmHost) device() string {
-	fi, err := os.Stat(k.path)
+// At looks at other files, for tests.
+func At(cpuinfo, path string) *Device { return &Device{cpuinfo: cpuinfo, path: path} }
+
+// State describes /dev/kvm as far as the verdict of a probe depends on it.
+func (d *Device) State() string {
+	fi, err := os.Stat(d.path)
 	if err != nil {
 		return "none"
 	}
@@ -32,9 +41,9 @@ func (k kvmHost) device() string {
 	return fmt.Sprintf("%s %d:%d", fi.Mode(), st.Uid, st.Gid)
 }
 
-// group is the group that may use the device where others may not; 0 for none.
-func (k kvmHost) group() int {
-	fi, err := os.Stat(k.path)
+// Group is the group that may use the device where others may not; 0 for none.
+func (d *Device) Group() int {
+	fi, err := os.Stat(d.path)
 	if err != nil || fi.Mode().Perm()&0o006 == 0o006 || fi.Mode().Perm()&0o060 != 0o060 {
 		return 0
 	}
@@ -47,51 +56,32 @@ func (k kvmHost) group() int {
 var errRootOnly = errors.New("only root may open it")
 
 // closedToVMs: where the daemon is root, VMMs have uids of their own and at most the device's group.
-func (k kvmHost) closedToVMs() bool {
-	fi, err := os.Stat(k.path)
-	return err == nil && os.Geteuid() == 0 && fi.Mode().Perm()&0o006 != 0o006 && k.group() == 0
+func (d *Device) closedToVMs() bool {
+	fi, err := os.Stat(d.path)
+	return err == nil && os.Geteuid() == 0 && fi.Mode().Perm()&0o006 != 0o006 && d.Group() == 0
 }
 
-// decide fills in the accelerator, with the reason and what would mend a "tcg". Nothing is
-// believed of /dev/kvm but that an ordinary guest ran to its end on it.
-func (o *oracle) decide(ctx context.Context, f *facts) error {
-	f.KVMGroup = o.kvm.group()
-	switch o.asked {
-	case "kvm", "tcg":
-		f.Accel, f.Reason = o.asked, "the configuration says so"
-		return nil
-	}
-	reason, hint := f.Obstacle, f.ObstacleHint
-	if reason == "" {
-		switch err := o.probe(ctx, f); {
-		case err == nil:
-			f.Accel, f.Reason = "kvm", "a probe guest ran to its end on /dev/kvm"
-			return nil
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		default:
-			reason = fmt.Sprintf("/dev/kvm is there, but a probe guest did not run on it (%v)", err)
-			hint = nestedHint
-		}
-	}
-	f.Accel, f.Reason, f.Hint = "tcg", reason, hint
-	return nil
+// NestedHint is what would mend a KVM that is there and runs no guest.
+const NestedHint = "if this machine is itself a virtual one, switch on nested virtualisation for it in its hypervisor"
+
+// Obstacle is what can be seen to be missing without running anything, as a clause, and what would mend it; empty for nothing. It is
+// looked for once: reading /proc/cpuinfo disturbs every core.
+func (d *Device) Obstacle() (reason, hint string) {
+	d.look.Do(func() { d.reason, d.hint = d.obstacle() })
+	return d.reason, d.hint
 }
 
-const nestedHint = "if this machine is itself a virtual one, switch on nested virtualisation for it in its hypervisor"
-
-// obstacle is what can be seen to be missing without running anything.
-func (k kvmHost) obstacle() (reason, hint string) {
-	b, err := os.ReadFile(k.cpuinfo)
+func (d *Device) obstacle() (reason, hint string) {
+	b, err := os.ReadFile(d.cpuinfo)
 	if err != nil {
 		return fmt.Sprintf("the CPU's features cannot be read: %v", err), ""
 	}
 	flags := cpuFlags(string(b))
 	vmx, svm := slices.Contains(flags, "vmx"), slices.Contains(flags, "svm")
-	f, err := os.OpenFile(k.path, os.O_RDWR, 0)
+	f, err := os.OpenFile(d.path, os.O_RDWR, 0)
 	if err == nil {
 		_ = f.Close()
-		if k.closedToVMs() {
+		if d.closedToVMs() {
 			err = errRootOnly
 		}
 	}
@@ -102,7 +92,7 @@ func (k kvmHost) obstacle() (reason, hint string) {
 			reason += ", so the /dev/kvm that is there cannot run an ordinary guest"
 		}
 		if slices.Contains(flags, "hypervisor") {
-			return reason, nestedHint
+			return reason, NestedHint
 		}
 		return reason, "switch on virtualisation (VT-x or AMD-V) in this machine's firmware"
 	case errors.Is(err, os.ErrNotExist):
@@ -121,9 +111,9 @@ func (k kvmHost) obstacle() (reason, hint string) {
 	return "", ""
 }
 
-// cpu names the host's CPU: with KVM guests have its features, and none of them may be missing where a guest goes on.
-func (k kvmHost) cpu() string {
-	b, err := os.ReadFile(k.cpuinfo)
+// CPU names the host's CPU: with KVM guests have its features, and none of them may be missing where a guest goes on.
+func (d *Device) CPU() string {
+	b, err := os.ReadFile(d.cpuinfo)
 	if err != nil {
 		return ""
 	}

@@ -1,4 +1,4 @@
-package qemu
+package kvm
 
 import (
 	"bytes"
@@ -21,8 +21,8 @@ import (
 //go:embed probe/probe.elf
 var probeGuest []byte
 
-// probeWords is what the probe guest prints at its end.
-const probeWords = "banger: an ordinary guest ran to its end"
+// Words is what the probe guest prints on the serial port at its end.
+const Words = "banger: an ordinary guest ran to its end"
 
 // probeTimeout: on a KVM that works it takes well under a second; one that does not may hang.
 const probeTimeout = 8 * time.Second
@@ -30,41 +30,38 @@ const probeTimeout = 8 * time.Second
 // nobody runs the probe where the daemon is root: VMMs then have uids of their own too.
 const nobody = 65534
 
-// probe runs the probe guest on KVM as a VM's QEMU would be run.
-func (o *oracle) probe(ctx context.Context, f *facts) error {
-	c := host.Command{UID: 0, GID: 0}
+// Probe has a VMM run the probe guest on KVM, under a uid such as VMs' VMMs have: the guest's file is descriptor 3 of c, its Files come
+// after it. The console has to come out at Stdout. fatal is what a VMM says when KVM has failed, and only waits after it. The
+// error says in a clause why the guest did not run to its end.
+func (d *Device) Probe(ctx context.Context, h host.Processes, c host.Command, fatal string) error {
 	if os.Geteuid() == 0 {
 		c.UID, c.GID = nobody, nobody
-		if f.KVMGroup != 0 {
-			c.GID = f.KVMGroup
+		if group := d.Group(); group != 0 {
+			c.GID = group
 		}
 	}
-	return o.runProbe(ctx, f, c, "-accel", "kvm", "-cpu", "host")
+	return Run(ctx, h, c, fatal)
 }
 
-func (o *oracle) runProbe(ctx context.Context, f *facts, c host.Command, accel ...string) error {
-	guest, err := memoryFile("probe", probeGuest)
+// Run is Probe under our own uid, for what needs no /dev/kvm.
+func Run(ctx context.Context, h host.Processes, c host.Command, fatal string) error {
+	guest, err := InMemory("probe", probeGuest)
 	if err != nil {
 		return err
 	}
 	defer guest.Close()
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	out := &watcher{end: cancel, fatal: "KVM internal error"}
-	c.Path, c.Dir, c.Files, c.Stdout, c.Stderr = f.Binary, "/", []*os.File{guest}, out, out
-	c.Args = append([]string{
-		"-nodefaults", "-no-user-config", "-display", "none", "-sandbox", sandbox,
-		"-machine", "microvm", "-m", "32M", "-kernel", "/proc/self/fd/3", "-serial", "stdio",
-		"-device", "isa-debug-exit,iobase=0xf4,iosize=1",
-	}, accel...)
-	// isa-debug-exit cannot end with 0, so the words count and not the exit code.
-	err = o.host.Run(ctx, c)
+	out := &watcher{end: cancel, words: []string{Words, fatal}}
+	c.Dir, c.Files, c.Stdout, c.Stderr = "/", append([]*os.File{guest}, c.Files...), out, out
+	// The VMM need not end by itself, nor with 0, so the words count and not the exit code.
+	err = h.Run(ctx, c)
 	said := out.String()
 	switch {
-	case strings.Contains(said, probeWords):
+	case strings.Contains(said, Words):
 		return nil
-	case strings.Contains(said, out.fatal):
-		return errors.New(firstLine(said, out.fatal))
+	case strings.Contains(said, fatal):
+		return errors.New(firstLine(said, fatal))
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("it had not ended after %s", probeTimeout)
 	case strings.TrimSpace(said) != "":
@@ -85,10 +82,10 @@ func firstLine(s, what string) string {
 	return ""
 }
 
-// watcher keeps what is written to it and ends the run at a fatal word: after it QEMU only waits.
+// watcher keeps what is written to it and ends the run at certain words.
 type watcher struct {
 	end   func()
-	fatal string
+	words []string
 
 	mu  sync.Mutex // protects buf
 	buf bytes.Buffer
@@ -100,8 +97,10 @@ func (w *watcher) Write(p []byte) (int, error) {
 	if w.buf.Len() < 64<<10 {
 		w.buf.Write(p)
 	}
-	if strings.Contains(w.buf.String(), w.fatal) {
-		w.end()
+	for _, words := range w.words {
+		if strings.Contains(w.buf.String(), words) {
+			w.end()
+		}
 	}
 	return len(p), nil
 }
@@ -112,8 +111,8 @@ func (w *watcher) String() string {
 	return w.buf.String()
 }
 
-// memoryFile is a file without a name that any uid may read through /proc/self/fd.
-func memoryFile(name string, content []byte) (*os.File, error) {
+// InMemory is a file without a name that any uid may read through /proc/self/fd.
+func InMemory(name string, content []byte) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a file in memory: %w", err)
