@@ -62,6 +62,7 @@ lint: ## run go vet's checks and the other linters, see .ci/lint/main.go
 
 .PHONY: generate
 generate: ## write the generated documents again
+	go test -count=1 -run Descriptions ./internal/server -update
 	go test -count=1 -run 'Document|Reference' ./internal/server ./internal/archtest ./internal/cli ./internal/host/verb -update
 
 .PHONY: bench
