@@ -35,6 +35,9 @@ func (p Paths) DaemonLog() string  { return filepath.Join(p.State, "bangerd.log"
 // Lock is held by the one daemon of this state directory for as long as it runs.
 func (p Paths) Lock() string { return filepath.Join(p.State, "bangerd.lock") }
 
+// FirecrackerVerdict keeps what was found out about Firecracker, and of what.
+func (p Paths) FirecrackerVerdict() string { return filepath.Join(p.State, "firecracker.json") }
+
 // AccelVerdict keeps what the KVM probe found, stamped with the host's boot id.
 func (p Paths) AccelVerdict() string { return filepath.Join(p.State, "accel.json") }
 

@@ -73,6 +73,8 @@ type Features struct {
 	Accel       string
 	AccelReason string
 	AccelHint   string
+	// Caveat is what could not be made sure of, in a clause; empty for nothing.
+	Caveat string
 	// Version is the VMM's exact version, distribution's revision included.
 	Version string
 	// MaxCPUs a guest may have.

@@ -32,10 +32,10 @@ func (o *Oracle) version(ctx context.Context, path string) (string, error) {
 	}
 	line, _, _ := strings.Cut(out.String(), "\n")
 	_, v, ok := strings.Cut(line, " v")
-	if !ok {
+	if v = strings.TrimSpace(v); !ok || v == "" {
 		return "", api.Errorf(api.CodeUnsupported, "%s tells no version: %.80q", path, line).WithHint("%s", installHint)
 	}
-	return strings.TrimSpace(v), nil
+	return v, nil
 }
 
 func newEnough(version string) bool {
