@@ -128,7 +128,7 @@ func (s suite) run(ctx context.Context, h labHost, firecracker, work string, lin
 	out := &prefixer{prefix: s.name + ": ", to: os.Stdout, lines: lines}
 	defer out.flush()
 	h.systemd, h.stdout, h.stderr = s.systemd, out, out
-	p := payload{tests: s.tests, command: s.command, env: s.env, debian: s.debian, add: []string{"test/lab/machine=test/lab/machine"}}
+	p := payload{tests: s.tests, command: s.command, env: s.env, debian: s.debian}
 	if s.firecracker {
 		p.firecracker = firecracker
 	}

@@ -41,8 +41,8 @@ func suites() []suite {
 func machineSuite(name, hypervisor string, tests []string) suite {
 	return suite{
 		name: name, tests: []string{"./test/machine"}, firecracker: hypervisor == "firecracker",
-		env:     []string{"BANGER_TEST_HYPERVISOR=" + hypervisor, "BANGER_TEST_ACCEL=kvm", "BANGER_TEST_PATIENCE=5"},
-		command: []string{"./test/lab/machine", "-test.run=" + strings.Join(tests, "|")},
+		env:     []string{"BANGER_TEST_HYPERVISOR=" + hypervisor, "BANGER_TEST_ACCEL=kvm", "BANGER_TEST_PATIENCE=5", noSkip},
+		command: inFolder("test/machine", "-test.run="+strings.Join(tests, "|")),
 	}
 }
 
@@ -63,7 +63,7 @@ func systemdImage(s suite) suite {
 // inFolder runs the carried tests of a package as go test would: in its folder.
 func inFolder(dir string, args ...string) []string {
 	name := dir[strings.LastIndex(dir, "/")+1:]
-	script := `cd "$0" && exec "./$1.test" -test.v -test.timeout=14m "${@:2}"`
+	script := `cd "$0" && exec "./$1.test" -test.v -test.timeout=1h "${@:2}"`
 	return append([]string{"bash", "-c", script, dir, name}, args...)
 }
 

@@ -9,11 +9,10 @@ import (
 
 // What the suite runs on is told by the environment, so that it is one suite for all: BANGER_TEST_HYPERVISOR is "qemu" or
 // "firecracker" (else banger chooses), BANGER_TEST_ACCEL the accelerator that banger must find by itself. Disks follow from the
-// hypervisor. BANGER_TEST_STATE is the prepared state directory, where that is not scripts/machine-state's; it may hold templates.
+// hypervisor.
 const (
 	hypervisorVariable = "BANGER_TEST_HYPERVISOR"
 	accelVariable      = "BANGER_TEST_ACCEL"
-	stateVariable      = "BANGER_TEST_STATE"
 	daemonVariable     = "BANGER_TEST_DAEMON"
 	patienceVariable   = "BANGER_TEST_PATIENCE"
 )

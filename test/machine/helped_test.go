@@ -26,7 +26,7 @@ func newHelpedBox(t *testing.T, options ...option) *helped {
 	b.makeUser()
 	// The sealed files are other boxes' too and stay as they are; all that is written is the user's.
 	err := filepath.WalkDir(b.state(), func(path string, d fs.DirEntry, err error) error {
-		if err == nil && (d.IsDir() || d.Name() == "banger.db" || asUser()) {
+		if err == nil && (d.IsDir() || d.Name() == "banger.db") {
 			err = os.Lchown(path, b.uid, b.gid)
 		}
 		return err
