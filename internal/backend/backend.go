@@ -31,6 +31,14 @@ func (b Backend) Driver(layer string) disk.Driver {
 	return b.Disks
 }
 
+// FilesOf is whom the files of a machine's disks belong to, by the uid of its VMM: 0, the daemon, where VMMs get the disks as devices.
+func (b Backend) FilesOf(uid int) int {
+	if _, ok := b.Overlays.(disk.Attacher); ok {
+		return 0
+	}
+	return uid
+}
+
 // OneFormat reports whether all its disks have the same format, so that a chain can be made short down to its end.
 func (b Backend) OneFormat() bool { return b.Disks.Format() == b.Overlays.Format() }
 

@@ -110,6 +110,6 @@ type Blocks interface {
 	Mapped(name string) (Mapped, error)
 	// MappedNames lists the devices of ours whose names begin with prefix, sorted.
 	MappedNames(prefix string) ([]string, error)
-	// AwaitMapped returns when until is true of the device, or with code not_found when it is gone, or when ctx ends.
-	AwaitMapped(ctx context.Context, name string, until func(Mapped) bool) error
+	// AwaitBroken returns when the device has become Mapped.Broken, or with code not_found when it is gone, or when ctx ends.
+	AwaitBroken(ctx context.Context, name string) (Mapped, error)
 }

@@ -152,7 +152,7 @@ func (f *freezing) movedOn(ctx context.Context) (moved, known bool) {
 		return false, false
 	}
 	for serial, path := range f.overlays {
-		if files[serial] != path {
+		if !sameFile(files[serial], path) {
 			return false, true
 		}
 	}
@@ -190,7 +190,7 @@ func (s *Service) goBack(ctx context.Context, was, is api.VM) error {
 	}
 	var errs []error
 	for n, t := range topsOf(is) {
-		errs = append(errs, s.backend(was).Overlays.Delete(ctx, t.path), s.Layers.Unseal(t.layer, topsOf(was)[n].path, was.Runtime.UID))
+		errs = append(errs, s.backend(was).Overlays.Delete(ctx, t.path), s.Layers.Unseal(t.layer, topsOf(was)[n].path, s.backend(was).FilesOf(was.Runtime.UID)))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cannot go back to the disks of VM %s: %w", was.Name, err)

@@ -29,7 +29,7 @@ func (s *Service) settleDisks(ctx context.Context, vm api.VM, l *liveVM) error {
 		keep[t.path] = true
 		// Sealed as a layer that was never recorded.
 		if fi, err := os.Lstat(t.path); err == nil && fi.Mode().Perm()&0o200 == 0 {
-			errs = append(errs, s.Layers.Unseal("", t.path, vm.Runtime.UID))
+			errs = append(errs, s.Layers.Unseal("", t.path, s.backend(vm).FilesOf(vm.Runtime.UID)))
 		}
 	}
 	return errors.Join(append(errs, s.dropStrayDisks(vm, keep))...)
@@ -43,7 +43,7 @@ func (s *Service) disksInUse(ctx context.Context, vm api.VM, l *liveVM) (was api
 	}
 	moved = true
 	for _, t := range topsOf(vm) {
-		moved = moved && files[t.serial] == t.path
+		moved = moved && sameFile(files[t.serial], t.path)
 	}
 	if moved {
 		return vm, true, nil
@@ -63,6 +63,16 @@ func (s *Service) disksInUse(ctx context.Context, vm api.VM, l *liveVM) (was api
 		}
 	}
 	return was, false, nil
+}
+
+// sameFile compares names that may come from the kernel, which knows no links.
+func sameFile(a, b string) bool {
+	if a == b {
+		return true
+	}
+	one, e1 := os.Stat(a)
+	other, e2 := os.Stat(b)
+	return e1 == nil && e2 == nil && os.SameFile(one, other)
 }
 
 // dropStrayDisks removes disks that were replaced, or never used.

@@ -171,10 +171,14 @@ func (s *stack) prune() error {
 		}
 	}
 	for _, m := range devices {
-		if m.Name == s.name {
-			keep(m)
-			break
+		if m.Name != s.name {
+			continue
 		}
+		if len(m.Table) == 0 {
+			return nil // it may be about to lie on any of them
+		}
+		keep(m)
+		break
 	}
 	// A higher one lies on lower ones, and nobody else has it open.
 	for n := s.number; n > 0; n-- {

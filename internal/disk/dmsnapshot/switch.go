@@ -242,7 +242,7 @@ func (d *Driver) Usage(_ context.Context, name string) (disk.Usage, error) {
 
 // AwaitBroken waits for the kernel's word.
 func (d *Driver) AwaitBroken(ctx context.Context, name string) (string, error) {
-	if err := d.Host.AwaitMapped(ctx, name, func(m host.Mapped) bool { return m.Broken != "" }); err != nil {
+	if _, err := d.Host.AwaitBroken(ctx, name); err != nil {
 		return "", err
 	}
 	m, cow, err := d.top(name)

@@ -39,6 +39,9 @@ func newBlocks(script *transcript) *blocks {
 	return &blocks{script: script, loops: map[host.Device]host.LoopFile{}, mapped: map[string]*mappedDevice{}}
 }
 
+// Blocks is the machine's block devices, for what a test wants of them.
+func (b *blocks) Blocks() *blocks { return b }
+
 // change is called with mu held.
 func (b *blocks) change(format string, args ...any) error {
 	line := fmt.Sprintf(format, args...)
@@ -201,12 +204,12 @@ func (b *blocks) MappedNames(prefix string) ([]string, error) {
 	return names, nil
 }
 
-// AwaitMapped looks once, for nothing happens here by itself.
-func (b *blocks) AwaitMapped(ctx context.Context, name string, until func(host.Mapped) bool) error {
+// AwaitBroken waits for nothing: no device breaks here.
+func (b *blocks) AwaitBroken(ctx context.Context, name string) (host.Mapped, error) {
 	m, err := b.Mapped(name)
-	if err != nil || until(m) {
-		return err
+	if err != nil {
+		return m, err
 	}
 	<-ctx.Done()
-	return context.Cause(ctx)
+	return m, context.Cause(ctx)
 }

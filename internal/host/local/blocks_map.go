@@ -286,17 +286,17 @@ func decodeNames(data []byte) ([]string, error) {
 	return nil, errors.New("device-mapper's answer ends within a list")
 }
 
-// AwaitMapped looks again at each of device-mapper's events.
-func (b blocks) AwaitMapped(ctx context.Context, name string, until func(host.Mapped) bool) error {
+// AwaitBroken looks again at each of device-mapper's events.
+func (b blocks) AwaitBroken(ctx context.Context, name string) (m host.Mapped, err error) {
 	fd, err := unix.Open(dmControl, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return fmt.Errorf("cannot reach device-mapper: %w", err)
+		return m, fmt.Errorf("cannot reach device-mapper: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), dmControl) // that it does not block makes the runtime wait for it
 	defer f.Close()
 	raw, err := f.SyscallConn()
 	if err != nil {
-		return err
+		return m, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -306,14 +306,11 @@ func (b blocks) AwaitMapped(ctx context.Context, name string, until func(host.Ma
 		if failure = (&dmCall{}).do(int(fd), dmArmPoll); failure != nil {
 			return true
 		}
-		var m host.Mapped
-		if m, failure = b.Mapped(name); failure != nil {
-			return true
-		}
-		return until(m)
+		m, failure = b.Mapped(name)
+		return failure != nil || m.Broken != ""
 	})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return context.Cause(ctx)
+		return m, context.Cause(ctx)
 	}
-	return errors.Join(err, failure)
+	return m, errors.Join(err, failure)
 }
