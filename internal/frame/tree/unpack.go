@@ -38,8 +38,9 @@ type unpacker struct {
 	// parent is the open directory that the last entry went to, -1 for none, under the name it was asked for.
 	parent     int
 	parentName string
-	// buf is what files are copied through.
-	buf []byte
+	// small takes the small files, buf is what large ones are copied through.
+	small *filler
+	buf   []byte
 	// made are the directories that were made, whose metadata come last: writing into
 	// them changes their mtime, and some may not be written to once they have their mode.
 	made []madeDir
@@ -59,7 +60,11 @@ func Unpack(ctx context.Context, r io.Reader, dst *os.File, o UnpackOptions) (er
 		return fmt.Errorf("cannot unpack into %s: %w", dst.Name(), err)
 	}
 	u := &unpacker{o: o, root: root, rootFD: int(dst.Fd()), parent: -1, buf: make([]byte, blockSize)}
+	u.small = newFiller(u)
 	defer func() {
+		if serr := u.small.finish(); err == nil {
+			err = serr
+		}
 		err = errors.Join(err, u.finish())
 		u.forget()
 		_ = root.Close()
@@ -200,7 +205,7 @@ func (u *unpacker) dir(name string, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	err = unix.Mkdirat(fd, base, 0o700)
+	err = unix.Mkdirat(fd, base, u.mode(h)&0o755|0o700) // writable to nobody else before it is full
 	if errors.Is(err, unix.EEXIST) {
 		st, err := u.root.Stat(name) // through a symbolic link within the target
 		if err != nil {
@@ -227,34 +232,33 @@ func vacate(fd int, base string) error {
 }
 
 // file works on the bare descriptor: a tree has thousands of files, and in an emulated guest each call counts.
-func (u *unpacker) file(name string, h *tar.Header, body io.Reader) (err error) {
+func (u *unpacker) file(name string, h *tar.Header, body io.Reader) error {
 	dir, base, err := u.in(name)
 	if err != nil {
 		return err
 	}
-	mode := u.mode(h)
+	mode := u.mode(h) & 0o777
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Openat(dir, base, flags, mode&0o777)
+	fd, err := unix.Openat(dir, base, flags, mode)
 	if errors.Is(err, unix.EEXIST) {
 		if err = vacate(dir, base); err == nil {
-			fd, err = unix.Openat(dir, base, flags, mode&0o777)
+			fd, err = unix.Openat(dir, base, flags, mode)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if cerr := unix.Close(fd); err == nil {
-			err = cerr
-		}
-	}()
-	if err := copySparse(fd, body, u.buf); err != nil {
-		return err
+	if h.Size < blockSize {
+		return u.small.add(fd, h, body)
 	}
-	if err := u.own(fd, h); err != nil {
-		return err
+	err = copySparse(fd, body, u.buf)
+	if err == nil {
+		err = u.own(fd, h)
 	}
-	return unix.UtimesNanoAt(dir, base, times(h), unix.AT_SYMLINK_NOFOLLOW)
+	if err == nil {
+		err = futimens(fd, h)
+	}
+	return errors.Join(err, unix.Close(fd))
 }
 
 func (u *unpacker) symlink(name string, h *tar.Header) error {
