@@ -24,7 +24,7 @@ func (o Options) system() api.Check {
 // asThisUser takes the sudo from a hint for root, who may not have it installed.
 func (o Options) asThisUser(hint string) string {
 	if o.root() {
-		return strings.TrimPrefix(hint, "sudo ")
+		return strings.ReplaceAll(hint, "sudo ", "")
 	}
 	return hint
 }

@@ -168,8 +168,9 @@ func (o *Oracle) inspect(ctx context.Context, f *Facts) error {
 	return nil
 }
 
-// installHint: Debian has no package of it.
-const installHint = "install firecracker and jailer, 1.16 or later, from https://github.com/firecracker-microvm/firecracker/releases in /usr/local/bin"
+// installHint: Debian has no package of it. This is the version that banger is tested with.
+const installHint = "curl -fsSL https://github.com/firecracker-microvm/firecracker/releases/download/v1.16.1/firecracker-v1.16.1-x86_64.tgz" +
+	" | sudo tar -xzC /usr/local/bin --strip-components=1 --transform='s/-v1.16.1-x86_64$//' --wildcards '*/firecracker-v*64' '*/jailer-v*64'"
 
 // programs finds both.
 func (o *Oracle) programs() (f Facts, err error) {
