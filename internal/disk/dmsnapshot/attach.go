@@ -149,7 +149,7 @@ func (s *stack) topLoop(ctx context.Context, l *link) (host.OpenedLoop, error) {
 		return host.OpenedLoop{}, err
 	}
 	room := min(st.used()+firstRoom, storeChunks(l.header.Reserved, l.size))
-	if err := l.file.Truncate(fileBytes(storeChunks(l.header.Reserved, l.size))); err != nil {
+	if err := l.extend(storeChunks(l.header.Reserved, l.size)); err != nil {
 		return host.OpenedLoop{}, err
 	}
 	return s.openLoop(ctx, l, host.Loop{Offset: storeAt, Size: int64(room) * chunkBytes, Direct: true})
@@ -160,7 +160,7 @@ func (s *stack) widen(l *link, loop host.Device) error {
 	return s.Host.ResizeLoop(loop, int64(storeChunks(l.header.Reserved, l.size))*chunkBytes)
 }
 
-// mend makes a disk usable again that broke for want of room, and takes away what a Flatten left that was cut off.
+// mend makes a disk usable again that broke for want of room, and tidies it.
 func (s *stack) mend(l *link) (store, error) {
 	st, err := l.store()
 	if err != nil {
@@ -173,24 +173,35 @@ func (s *stack) mend(l *link) (store, error) {
 		}
 		st.broken = false
 	}
+	return st, l.tidy(st)
+}
+
+// tidy takes away what a Flatten left that was cut off.
+func (l *link) tidy(st store) error {
 	h := &l.header
 	if h.Scratch == 0 {
-		return st, nil
+		return nil
 	}
 	if next := st.next(); next > h.Scratch {
 		h.Reserved = next // it had got so far that its chunks are in the tables
 	} else if err := punch(l.file, h.Scratch); err != nil {
-		return st, err
+		return err
 	}
 	h.Scratch = 0
-	return st, writeHeader(l.file, h)
+	return writeHeader(l.file, h)
+}
+
+// extend makes a file long enough for so many chunks in its store; it is never made shorter.
+func (l *link) extend(chunks uint64) error {
+	info, err := l.file.Stat()
+	if err != nil || info.Size() >= fileBytes(chunks) {
+		return err
+	}
+	return l.file.Truncate(fileBytes(chunks))
 }
 
 // punch gives back what a file takes from a chunk on.
-func punch(f interface {
-	Fd() uintptr
-	Stat() (os.FileInfo, error)
-}, chunk uint64) error {
+func punch(f *os.File, chunk uint64) error {
 	info, err := f.Stat()
 	if err != nil || info.Size() <= fileBytes(chunk) {
 		return err

@@ -183,7 +183,7 @@ func (f *flattening) reserve() (err error) {
 	if storeChunks(f.end, f.top.size) > maxChunk {
 		return api.Errorf(api.CodeUnsupported, "its file has been made longer too often")
 	}
-	if err := f.top.file.Truncate(fileBytes(storeChunks(f.end, f.top.size))); err != nil {
+	if err := f.top.extend(storeChunks(f.end, f.top.size)); err != nil {
 		return err
 	}
 	h.Scratch = f.far

@@ -54,7 +54,30 @@ func (d *Driver) open(name string) (*live, error) {
 		l.close()
 		return nil, api.Errorf(api.CodeConflict, "disk %s is another file by now", cow.Path)
 	}
+	if err := l.tidy(); err != nil {
+		l.close()
+		return nil, err
+	}
 	return l, nil
+}
+
+// tidy is for a Flatten that was cut off, while the device is in use: the kernel gives away chunks below what that left.
+func (l *live) tidy() error {
+	top := l.chain.top()
+	if top.header.Scratch == 0 {
+		return nil
+	}
+	st, err := top.store()
+	if err != nil {
+		return err
+	}
+	if err := top.tidy(st); err != nil {
+		return err
+	}
+	if err := top.extend(storeChunks(top.header.Reserved, top.size)); err != nil {
+		return err
+	}
+	return l.widen(top, l.device.Table[0].COW)
 }
 
 // top is a device in use, and the file that it writes to.
@@ -166,7 +189,7 @@ func (d *Driver) GrowAttached(ctx context.Context, name string, sizeBytes int64)
 	}
 	loop := l.device.Table[0].COW
 	top.size, top.header.Size = sizeBytes, sizeBytes
-	err = top.file.Truncate(fileBytes(storeChunks(top.header.Reserved, sizeBytes)))
+	err = top.extend(storeChunks(top.header.Reserved, sizeBytes))
 	if err == nil {
 		err = writeHeader(top.file, &top.header)
 	}
@@ -200,13 +223,14 @@ func (d *Driver) Resume(ctx context.Context, name string) error {
 		return err
 	}
 	// What a Switch does behind its last step.
-	if m, cow, err := d.top(name); err == nil && !m.ReadOnly && m.Broken == "" {
-		top, err := openLink(cow.Path, Format, os.O_RDWR)
+	if m, _, err := d.top(name); err == nil && !m.ReadOnly && m.Broken == "" {
+		l, err := d.open(name)
 		if err != nil {
 			return err
 		}
-		err = s.widen(top, m.Table[0].COW)
-		if err := errors.Join(err, top.file.Close()); err != nil {
+		err = l.widen(l.chain.top(), m.Table[0].COW)
+		l.close()
+		if err != nil {
 			return err
 		}
 	}

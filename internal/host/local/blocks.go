@@ -16,10 +16,13 @@ import (
 )
 
 // blocks implements host.Blocks: loop devices here, mapped ones in blocks_map.go. Its zero value is ready.
-type blocks struct{}
+type blocks struct {
+	// owner is whose devices it makes, and alone touches: the uid of the daemon, which may have a bangerd-root do it.
+	owner int
+}
 
 // loopMark is the note on loop devices of ours; the kernel keeps it for whoever asks (lo_file_name).
-const loopMark = "banger"
+func (b blocks) loopMark() string { return fmt.Sprint("banger:", b.owner) }
 
 // loopMajor is fixed (Documentation/admin-guide/devices.txt).
 const loopMajor = 7
@@ -28,7 +31,7 @@ const loopMajor = 7
 const loopControl = "/dev/loop-control"
 
 // OpenLoop takes a free device. It is marked to clear itself when it is closed for the last time, so that a death at any moment strands none.
-func (blocks) OpenLoop(ctx context.Context, file *os.File, l host.Loop) (host.OpenedLoop, error) {
+func (b blocks) OpenLoop(ctx context.Context, file *os.File, l host.Loop) (host.OpenedLoop, error) {
 	control, err := os.OpenFile(loopControl, os.O_RDWR, 0)
 	if err != nil {
 		return host.OpenedLoop{}, fmt.Errorf("cannot make a loop device: %w", err)
@@ -39,7 +42,7 @@ func (blocks) OpenLoop(ctx context.Context, file *os.File, l host.Loop) (host.Op
 		if err != nil {
 			return host.OpenedLoop{}, fmt.Errorf("cannot make a loop device: %w", err)
 		}
-		loop, err := configureLoop(uint32(n), file, l)
+		loop, err := b.configureLoop(uint32(n), file, l)
 		if errors.Is(err, unix.EBUSY) {
 			continue // somebody else was faster
 		}
@@ -51,7 +54,7 @@ func (blocks) OpenLoop(ctx context.Context, file *os.File, l host.Loop) (host.Op
 	return host.OpenedLoop{}, context.Cause(ctx)
 }
 
-func configureLoop(n uint32, file *os.File, l host.Loop) (host.OpenedLoop, error) {
+func (b blocks) configureLoop(n uint32, file *os.File, l host.Loop) (host.OpenedLoop, error) {
 	d := host.Device{Major: loopMajor, Minor: n}
 	path, err := node(fmt.Sprint("loop", n), d)
 	if err != nil {
@@ -66,7 +69,7 @@ func configureLoop(n uint32, file *os.File, l host.Loop) (host.OpenedLoop, error
 	c := unix.LoopConfig{Fd: uint32(file.Fd()), Info: unix.LoopInfo64{
 		Offset: uint64(l.Offset), Sizelimit: uint64(l.Size), Flags: unix.LO_FLAGS_AUTOCLEAR,
 	}}
-	copy(c.Info.File_name[:], loopMark)
+	copy(c.Info.File_name[:], b.loopMark())
 	if l.ReadOnly {
 		c.Info.Flags |= unix.LO_FLAGS_READ_ONLY
 	}
@@ -81,7 +84,7 @@ func configureLoop(n uint32, file *os.File, l host.Loop) (host.OpenedLoop, error
 }
 
 // loop opens a loop device of ours.
-func (blocks) loop(d host.Device) (*os.File, *unix.LoopInfo64, error) {
+func (b blocks) loop(d host.Device) (*os.File, *unix.LoopInfo64, error) {
 	if d.Major != loopMajor {
 		return nil, nil, api.Errorf(api.CodeInvalid, "device %s is no loop device", d)
 	}
@@ -99,8 +102,8 @@ func (blocks) loop(d host.Device) (*os.File, *unix.LoopInfo64, error) {
 	switch {
 	case errors.Is(err, unix.ENXIO):
 		err = api.Errorf(api.CodeNotFound, "there is nothing behind loop device %s", d)
-	case err == nil && unix.ByteSliceToString(info.File_name[:]) != loopMark:
-		err = api.Errorf(api.CodeConflict, "loop device %s is not banger's", d)
+	case err == nil && unix.ByteSliceToString(info.File_name[:]) != b.loopMark():
+		err = api.Errorf(api.CodeConflict, "loop device %s is not banger's, or of another daemon", d)
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())

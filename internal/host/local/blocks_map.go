@@ -20,13 +20,13 @@ import (
 // mapPrefix begins the names, and the UUIDs, of mapped devices of ours.
 const mapPrefix = "banger-"
 
-func mapUUID(name string) string { return "banger:" + name }
+func (b blocks) mapUUID(name string) string { return fmt.Sprintf("banger:%d:%s", b.owner, name) }
 
 func checkMapName(name string) error {
 	bad := strings.IndexFunc(name, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '.'
 	})
-	if bad >= 0 || !strings.HasPrefix(name, mapPrefix) || len(mapUUID(name)) >= dmNameLen {
+	if bad >= 0 || !strings.HasPrefix(name, mapPrefix) || len(name) > 100 {
 		return api.Errorf(api.CodeInvalid, "%q is no name for a mapped device of banger", name)
 	}
 	return nil
@@ -56,7 +56,7 @@ func (b blocks) CreateMapped(name string) (host.Mapped, error) {
 	if err := checkMapName(name); err != nil {
 		return host.Mapped{}, err
 	}
-	c, err := dm(dmCreate, dmCall{name: name, uuid: mapUUID(name)})
+	c, err := dm(dmCreate, dmCall{name: name, uuid: b.mapUUID(name)})
 	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
 		return host.Mapped{}, api.Errorf(api.CodeConflict, "there is a device %s: %w", name, err)
 	} else if err != nil {
@@ -71,7 +71,7 @@ func (b blocks) CreateMapped(name string) (host.Mapped, error) {
 }
 
 // our looks whether a device is there and ours.
-func (blocks) our(name string) (dmCall, error) {
+func (b blocks) our(name string) (dmCall, error) {
 	if err := checkMapName(name); err != nil {
 		return dmCall{}, err
 	}
@@ -81,7 +81,7 @@ func (blocks) our(name string) (dmCall, error) {
 		err = api.Errorf(api.CodeNotFound, "there is no device %s", name)
 	case err != nil:
 		err = fmt.Errorf("cannot find device %s: %w", name, err)
-	case c.uuid != mapUUID(name):
+	case c.uuid != b.mapUUID(name):
 		err = api.Errorf(api.CodeConflict, "device %s is not banger's", name)
 	}
 	return c, err
@@ -135,7 +135,7 @@ func (b blocks) may(d host.Device) error {
 	if err != nil {
 		return fmt.Errorf("cannot find device %s: %w", d, err)
 	}
-	if checkMapName(c.name) != nil || c.uuid != mapUUID(c.name) {
+	if checkMapName(c.name) != nil || c.uuid != b.mapUUID(c.name) {
 		return api.Errorf(api.CodeConflict, "device %s is not banger's", d)
 	}
 	return nil

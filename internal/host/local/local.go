@@ -12,6 +12,13 @@ type Host struct {
 	jails     // jail*.go
 }
 
+// NewFor is New for a bangerd-root that serves the daemon of another user.
+func NewFor(uid int) *Host {
+	h := New()
+	h.owner = uid
+	return h
+}
+
 // New returns the machine. It touches nothing yet.
 func New() *Host {
 	ps := newProcesses()

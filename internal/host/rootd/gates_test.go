@@ -350,3 +350,23 @@ func TestNetwork(t *testing.T) {
 	r.refused(r.ask(verb.RouteNames, verb.NamesArgs{Link: "banger0", Server: "1.1.1.1", Domain: "vm"}), api.CodeDenied, "names of another server")
 	r.done(r.ask(verb.DeleteLink, verb.LinkArgs{Name: "banger0"}), "delete of the bridge")
 }
+
+// Without device-mapper, too: what is refused never comes to it.
+func TestBlocks(t *testing.T) {
+	r := newRoom(t)
+	for _, name := range []string{"", "x", "dm-0", "banger-A", "banger-a/../b", "banger-a b", "banger-" + strings.Repeat("a", 200)} {
+		for _, v := range []verb.Verb{verb.CreateMapped, verb.ClearMapped, verb.SuspendMapped, verb.ResumeMapped, verb.RemoveMapped, verb.Mapped} {
+			r.refused(r.ask(v, verb.MapArgs{Name: name}), api.CodeInvalid, fmt.Sprintf("%s %q", v, name))
+		}
+	}
+	r.refused(r.ask(verb.MappedNames, verb.MapArgs{Name: "crypt"}), api.CodeInvalid, "a list of others")
+	r.refused(r.ask(verb.LoadMapped, verb.MapTableArgs{Name: "banger-a"}), api.CodeDenied, "a table of nothing")
+	r.refused(r.ask(verb.LoadMapped, verb.MapTableArgs{Name: "banger-a", Table: make([]host.MapTarget, 17)}), api.CodeDenied, "a long table")
+	disk := host.MapTarget{Kind: host.MapLinear, Sectors: 8, Origin: host.Device{Major: 8}}
+	if a := r.ask(verb.LoadMapped, verb.MapTableArgs{Name: "banger-a", Table: []host.MapTarget{disk}}); a.Error == nil {
+		t.Error("a table over the host's disk")
+	}
+	r.refused(r.ask(verb.OpenLoop, verb.LoopArgs{}), api.CodeDenied, "a loop device of nothing")
+	r.refused(r.ask(verb.ResizeLoop, verb.LoopSizeArgs{Device: host.Device{Major: 8}}), api.CodeInvalid, "the host's disk as a loop device")
+	r.refused(r.ask(verb.LoopFile, verb.DeviceArgs{Device: host.Device{Major: 8}}), api.CodeInvalid, "the host's disk as a loop device")
+}

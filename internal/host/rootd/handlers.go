@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"banger/api"
+	"banger/internal/host/local"
 	"banger/internal/host/verb"
 )
 
@@ -58,6 +59,18 @@ func (s *Server) handlers() map[verb.Verb]handler {
 		verb.OpenMemory:   typed(s.openMemory),
 		verb.OpenedAs:     typed(s.openedAs),
 		verb.Give:         typed(s.give),
+
+		verb.OpenLoop:      typed(s.openLoop),
+		verb.ResizeLoop:    typed(s.resizeLoop),
+		verb.LoopFile:      typed(s.loopFile),
+		verb.CreateMapped:  typed(s.createMapped),
+		verb.LoadMapped:    typed(s.loadMapped),
+		verb.ClearMapped:   s.mapped((*local.Host).ClearMapped),
+		verb.SuspendMapped: s.mapped((*local.Host).SuspendMapped),
+		verb.ResumeMapped:  s.mapped((*local.Host).ResumeMapped),
+		verb.RemoveMapped:  s.mapped((*local.Host).RemoveMapped),
+		verb.Mapped:        typed(s.showMapped),
+		verb.MappedNames:   typed(s.mappedNames),
 	}
 }
 
@@ -65,6 +78,9 @@ func (s *Server) hello(context.Context, *question) (any, error) {
 	r := verb.HelloReply{Version: api.Version, UIDBase: s.o.UIDBase, UIDCount: s.o.UIDCount, Bridge: s.o.Bridge, StateDir: s.o.StateDir}
 	if err := s.host.CanBridge(); err != nil {
 		r.NoBridge = api.AsError(err)
+	}
+	if err := s.host.CanMap(); err != nil {
+		r.NoMap = api.AsError(err)
 	}
 	return r, nil
 }

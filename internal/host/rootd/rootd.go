@@ -59,7 +59,7 @@ type Server struct {
 
 // New makes a server; nothing is changed on the host yet.
 func New(o Options) *Server {
-	s := &Server{o: o, host: local.New(), turns: make(chan struct{}, most)}
+	s := &Server{o: o, host: local.NewFor(o.UID), turns: make(chan struct{}, most)}
 	s.verbs = s.handlers()
 	return s
 }

@@ -14,6 +14,8 @@ type HelloReply struct {
 	Bridge            string
 	// StateDir is the one that it serves.
 	StateDir string
+	// NoMap says why there can be no mapped devices; nil where there can.
+	NoMap *api.Error
 	// NoBridge says why there can be no bridge; nil where there can.
 	NoBridge *api.Error
 }
@@ -75,4 +77,32 @@ type ExitReply struct {
 type GiveArgs struct {
 	Path string
 	UID  int
+}
+
+// LoopArgs are a wanted loop device; its file comes with the request.
+type LoopArgs struct{ Loop host.Loop }
+
+// LoopReply names what was made; its descriptor comes with the answer.
+type LoopReply struct {
+	Device host.Device
+	Node   string
+}
+
+// LoopSizeArgs are a loop device and how many bytes it is to show, from 0 for all.
+type LoopSizeArgs struct {
+	Device host.Device
+	Size   int64
+}
+
+// DeviceArgs name a loop device.
+type DeviceArgs struct{ Device host.Device }
+
+// MapArgs name a mapped device, or begin the names of some.
+type MapArgs struct{ Name string }
+
+// MapTableArgs are a table for a mapped device.
+type MapTableArgs struct {
+	Name     string
+	Table    []host.MapTarget
+	ReadOnly bool
 }

@@ -25,6 +25,18 @@ const (
 	OpenMemory   Verb = "process.memory"
 	OpenedAs     Verb = "process.opened"
 	Give         Verb = "file.give"
+
+	OpenLoop      Verb = "loop.open"
+	ResizeLoop    Verb = "loop.resize"
+	LoopFile      Verb = "loop.file"
+	CreateMapped  Verb = "map.create"
+	LoadMapped    Verb = "map.load"
+	ClearMapped   Verb = "map.clear"
+	SuspendMapped Verb = "map.suspend"
+	ResumeMapped  Verb = "map.resume"
+	RemoveMapped  Verb = "map.remove"
+	Mapped        Verb = "map.show"
+	MappedNames   Verb = "map.list"
 )
 
 // Entry is a verb in words, for people.
@@ -54,5 +66,16 @@ func Table() []Entry {
 		{OpenMemory, "opens /proc/PID/maps, pagemap and mem and hands them over", "as for process.signal"},
 		{OpenedAs, "tells by which names a process has opened a file", "as for process.signal; the file is named by device and inode"},
 		{Give, "lets a VMM's group use a file of the caller's", "only below vms/ of the state directory, opened beneath it without links; it belongs to the caller, and to the caller's group or a VMM's; a plain file with one name, a directory or a socket; set-id bits go"},
+		{OpenLoop, "makes a loop device of the caller's open file and hands its descriptor over, for reading", "only a plain file, by descriptor, opened for writing unless the device is read-only; multiples of 512; the device is marked as the caller's and clears itself when nothing uses it"},
+		{ResizeLoop, "makes a loop device show more or less of its file", "only a loop device marked as the caller's"},
+		{LoopFile, "tells which file is behind a loop device", "as for loop.resize"},
+		{CreateMapped, "makes a device-mapper device without a table", "only names that begin with banger-, of a-z, 0-9, - and .; the device is marked as the caller's"},
+		{LoadMapped, "gives a mapped device a table of zeros, linear stretches and snapshots", "only a device marked as the caller's, over loop and mapped devices marked as the caller's; typed targets, at most 16, whose text is made here"},
+		{ClearMapped, "throws a waiting table away", "only a device marked as the caller's"},
+		{SuspendMapped, "holds back a mapped device's input and output", "as for map.clear"},
+		{ResumeMapped, "lets it go on", "as for map.clear"},
+		{RemoveMapped, "removes a mapped device", "as for map.clear"},
+		{Mapped, "tells about a mapped device", "as for map.clear"},
+		{MappedNames, "lists mapped devices' names", "only names that begin with banger-; nothing is changed"},
 	}
 }
