@@ -23,7 +23,7 @@ func TestEveryMachineTestIsChosen(t *testing.T) {
 		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(string(text), -1) {
 			known[m[1]] = true
 			if chosen, reason := slices.Contains(inLab(), m[1]), notInLab()[m[1]]; chosen == (reason != "") {
-				t.Errorf("%s is neither in inLab nor in notInLab, or in both", m[1])
+				t.Errorf("%s must be in one of choice.go's lists: inLab, or notInLab with a reason", m[1])
 			}
 		}
 	}
