@@ -163,9 +163,9 @@ func TestSwitchSteps(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `loop 7:5 of high from 8192, read-only false
-suspend banger-x-root
 loop 7:6 of low from 8192, read-only true
 create banger-x-root.2
+suspend banger-x-root
 load banger-x-root.2: snapshot 131072 253:2 7:6
 resume banger-x-root.2
 load banger-x-root: snapshot 131072 253:7 7:5

@@ -198,7 +198,7 @@ func TestSwitchTimes(t *testing.T) {
 	machine := &timed{Blocks: local.New()}
 	d := New(Options{Host: machine, Log: quiet()})
 	need(t, d.CanAttach())
-	for _, mib := range []int64{0, 15, 128, 500} {
+	for _, mib := range []int64{1, 15, 128} {
 		dir, name := t.TempDir(), fmt.Sprintf("banger-time-%d", mib)
 		top, next := filepath.Join(dir, "top"), filepath.Join(dir, "next")
 		f := attach(t, d, name, top, 1<<30)

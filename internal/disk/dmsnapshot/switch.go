@@ -151,13 +151,17 @@ func (d *Driver) Switch(ctx context.Context, name, newTop string) (err error) {
 	if err != nil {
 		return err
 	}
-	err = l.replace(func() ([]host.MapTarget, func() error, error) {
-		g, _, err := l.layer(ctx, base, l.origin())
-		if err == nil {
-			g, err = l.fit(g, next.size/512)
-		}
-		return snapshot(g, loop.Device), nil, err
-	})
+	// All that can be done before is: a guest stands still from here to there.
+	below, finish, err := l.seal(ctx, base)
+	if err == nil {
+		err = l.replace(func() ([]host.MapTarget, func() error, error) {
+			g, err := below, finish()
+			if err == nil {
+				g, err = l.fit(g, next.size/512)
+			}
+			return snapshot(g, loop.Device), nil, err
+		})
+	}
 	if err != nil {
 		return errors.Join(err, l.prune())
 	}
@@ -166,6 +170,40 @@ func (d *Driver) Switch(ctx context.Context, name, newTop string) (err error) {
 		d.Log.Error("a disk has little room", "disk", newTop, "error", err)
 	}
 	return nil
+}
+
+// seal prepares a device that shows the top's disk for reading, over what the top lies on. When finish is called, nothing may be written to
+// the disk any more.
+func (l *live) seal(ctx context.Context, top *link) (g ground, finish func() error, err error) {
+	st, err := top.store()
+	if err != nil {
+		return g, nil, err
+	}
+	used := st.used()
+	loop, err := l.openLoop(ctx, top, host.Loop{ReadOnly: true, Offset: storeAt, Size: int64(used) * chunkBytes})
+	if err != nil {
+		return g, nil, err
+	}
+	l.number++
+	m, err := l.Host.CreateMapped(fmt.Sprint(l.name, ".", l.number))
+	if err != nil {
+		return g, nil, err
+	}
+	finish = func() error {
+		if err := st.read(top.file, top.size); err != nil {
+			return err
+		}
+		if st.used() != used {
+			if err := l.Host.ResizeLoop(loop.Device, int64(st.used())*chunkBytes); err != nil {
+				return err
+			}
+		}
+		if err := l.Host.LoadMapped(m.Name, snapshot(l.origin(), loop.Device), true); err != nil {
+			return err
+		}
+		return l.Host.ResumeMapped(m.Name)
+	}
+	return ground{device: m.Device, sectors: l.origin().sectors}, finish, nil
 }
 
 // GrowAttached makes the ground under the top longer.
