@@ -187,7 +187,7 @@ func (c VMCreate) validateFromSnapshot() error {
 		return err
 	}
 	shape := c.Spec
-	shape.Labels, shape.AutoRemove, shape.IdleSuspendMS = nil, false, 0
+	shape.Labels, shape.AutoRemove, shape.Autostart, shape.IdleSuspendMS = nil, false, false, 0
 	if !reflect.DeepEqual(shape, VMSpec{}) || c.Cold {
 		return Errorf(CodeInvalid, "a VM from a snapshot has the snapshot's image, kernel, sizes and network, and is not booted: give none of them")
 	}

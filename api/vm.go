@@ -68,6 +68,8 @@ type VMSpec struct {
 	// next exec, copy, forward or ssh wakes it. 0 is never, in a request the default; -1 in a request is never, whatever the default.
 	// At least 1,000, at most a year.
 	IdleSuspendMS int64 `json:"idle_suspend_ms"`
+	// Autostart starts the VM when the host has booted; a suspended one goes on. It takes banger's units: `banger system install`.
+	Autostart bool `json:"autostart"`
 }
 
 // VMRuntime is what banger has decided for a VM. It is durable (SQLite), and
@@ -180,7 +182,7 @@ type VMCreate struct {
 	// Cold boots it rather than thawing a template.
 	Cold bool `json:"cold"`
 	// Snapshot, as VM/NAME, is what it goes on from, in the snapshot's shape: of Spec, only Labels,
-	// AutoRemove and IdleSuspendMS may be set. Without Start it is made suspended.
+	// AutoRemove, Autostart and IdleSuspendMS may be set. Without Start it is made suspended.
 	Snapshot string `json:"snapshot"`
 	// Git is who commits in it are by; null for nobody, or for a VM from a snapshot whoever it was. It does not count for
 	// whether two requests with one ClientID are the same.
@@ -226,6 +228,7 @@ type VMUpdate struct {
 	RootBytes   *int64 `json:"root_bytes"`
 	// IdleSuspendMS takes effect at once; 0 is never.
 	IdleSuspendMS *int64 `json:"idle_suspend_ms"`
+	Autostart     *bool  `json:"autostart"`
 	// Labels are merged into those the VM has; an empty value removes the label.
 	Labels map[string]string `json:"labels"`
 }

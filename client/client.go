@@ -26,6 +26,8 @@ type Options struct {
 	Program string
 	// NoStart leaves a daemon that does not run alone: the call fails with code unreachable.
 	NoStart bool
+	// Unit is the systemd unit that runs the daemon, which is waited for while it restarts and never started by us. May be empty.
+	Unit string
 	// Notice is told, at most once, that the daemon is of another version. May be nil.
 	Notice func(text string)
 	// StartTimeout bounds the start of the daemon; 0 means 20 s.

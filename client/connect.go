@@ -19,6 +19,9 @@ func (c *Client) connect(ctx context.Context) (net.Conn, error) {
 	if !notRunning(err) {
 		return conn, err
 	}
+	if c.opts.Unit != "" {
+		return c.awaitUnit(ctx)
+	}
 	if c.opts.NoStart {
 		return nil, api.Errorf(api.CodeUnreachable, "bangerd is not running (no answer at %s)", c.opts.Socket).
 			WithHint("any other banger command starts it")

@@ -55,6 +55,16 @@ func (c *Client) SuspendVM(ctx context.Context, ref string) (api.Operation, erro
 	return call[api.Operation](ctx, c, request{method: http.MethodPost, path: vmPath(ref, "suspend")})
 }
 
+// HostShutdown begins to suspend or stop every VM, as the daemon is configured for the host's shutdown.
+func (c *Client) HostShutdown(ctx context.Context) (api.Operation, error) {
+	return call[api.Operation](ctx, c, request{method: http.MethodPost, path: "/v1/host/shutdown"})
+}
+
+// HostBoot begins to start the VMs that are to start with the host.
+func (c *Client) HostBoot(ctx context.Context) (api.Operation, error) {
+	return call[api.Operation](ctx, c, request{method: http.MethodPost, path: "/v1/host/boot"})
+}
+
 // ForkVM reserves forks of a running VM and begins to make them.
 func (c *Client) ForkVM(ctx context.Context, ref string, fork api.VMFork) (api.VMForked, error) {
 	return call[api.VMForked](ctx, c, request{method: http.MethodPost, path: vmPath(ref, "fork"), body: fork})

@@ -15,6 +15,7 @@ import (
 	"banger/api"
 	"banger/client"
 	"banger/internal/config"
+	"banger/internal/system"
 )
 
 // app is what all commands share in one run.
@@ -94,7 +95,12 @@ func (a *app) runningDaemon() (*client.Client, error) {
 }
 
 func (a *app) clientOptions(cfg *config.Config) client.Options {
+	unit := ""
+	if system.Runs(cfg) {
+		unit = system.DaemonUnit
+	}
 	return client.Options{
+		Unit:      unit,
 		Socket:    cfg.Paths.Socket(),
 		DaemonLog: cfg.Paths.DaemonLog(),
 		Notice:    func(text string) { fmt.Fprintln(a.Err, "banger: "+text) },

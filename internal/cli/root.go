@@ -58,7 +58,7 @@ command, and takes it away without a trace.
 		root.AddCommand(cmd)
 	}
 	for _, cmd := range []*cobra.Command{
-		vm, newDaemonCmd(a), newDoctorCmd(a), newInfoCmd(a), newConfigCmd(a), newOperationCmd(a), newEventsCmd(a),
+		vm, newDaemonCmd(a), newDoctorCmd(a), newInfoCmd(a), newConfigCmd(a), newOperationCmd(a), newEventsCmd(a), newSystemCmd(a),
 		newSSHConfigCmd(a), newVersionCmd(a), newCompletionCmd(a),
 	} {
 		cmd.GroupID = "system"

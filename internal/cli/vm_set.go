@@ -14,6 +14,7 @@ type setOptions struct {
 	memory, disk, rootDisk sizeFlag
 	labels, unlabel        []string
 	idleSuspend            orNeverFlag
+	autostart              bool
 }
 
 func newSetCmd(a *app) *cobra.Command {
@@ -54,6 +55,7 @@ of a running VM change at its next start; what waits for that is shown.`,
 	f.Var(&o.disk, "disk-size", "grow the work disk to this size")
 	f.Var(&o.rootDisk, "root-size", "grow the root disk to this size")
 	f.Var(&o.idleSuspend, "idle-suspend", "suspend the VM when it was idle for so long; 0 is never")
+	f.BoolVar(&o.autostart, "autostart", false, "start the VM when the host has booted; --autostart=false: no longer")
 	f.StringArrayVar(&o.labels, "label", nil, "set a label: `K=V`")
 	f.StringArrayVar(&o.unlabel, "unlabel", nil, "remove the label with this `KEY`")
 	return cmd
@@ -93,7 +95,10 @@ func (o *setOptions) update(cmd *cobra.Command) (api.VMUpdate, error) {
 		}
 		u.IdleSuspendMS = &ms
 	}
-	if u.IdleSuspendMS == nil && u.CPUs == nil && u.MemoryBytes == nil && u.DiskBytes == nil && u.RootBytes == nil && len(u.Labels) == 0 {
+	if cmd.Flags().Changed("autostart") {
+		u.Autostart = &o.autostart
+	}
+	if u.Autostart == nil && u.IdleSuspendMS == nil && u.CPUs == nil && u.MemoryBytes == nil && u.DiskBytes == nil && u.RootBytes == nil && len(u.Labels) == 0 {
 		return u, api.Errorf(api.CodeInvalid, "nothing to set").WithHint("%s --help", cmd.CommandPath())
 	}
 	return u, nil

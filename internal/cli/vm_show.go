@@ -83,6 +83,9 @@ func vmFields(a *app, vm api.VM) *fields {
 	if vm.Spec.AutoRemove {
 		f.add("removed", "when its main command has ended")
 	}
+	if vm.Spec.Autostart {
+		f.add("autostart", "when the host has booted")
+	}
 	if idle := vm.Spec.IdleSuspendMS; idle > 0 {
 		f.add("idle suspend", "after "+config.FormatDuration(time.Duration(idle)*time.Millisecond))
 	}

@@ -15,7 +15,7 @@ type specOptions struct {
 	cpus                   int
 	memory, disk, rootDisk sizeFlag
 	labels                 []string
-	autoRemove             bool
+	autoRemove, autostart  bool
 	cold                   bool
 	idleSuspend            orNeverFlag
 	snapshot               string
@@ -27,6 +27,7 @@ func (o *specOptions) flags(a *app, cmd *cobra.Command) {
 	f.StringArrayVar(&o.labels, "label", nil, "label the VM: `K=V`")
 	f.StringVar(&o.clientID, "client-id", "", "your own `KEY` for the VM: the same key and spec give the same VM again")
 	f.Var(&o.idleSuspend, "idle-suspend", "suspend the VM when it was idle for so long; the next exec, cp, port-forward or ssh wakes it; 0 is never")
+	f.BoolVar(&o.autostart, "autostart", false, "start the VM when the host has booted (see banger system install)")
 	f.StringVar(&o.snapshot, "snapshot", "", "go on from a snapshot, `VM/NAME`, in its shape")
 	complete(cmd, "name", nothing)
 	complete(cmd, "snapshot", a.completeSnapshotRef)
@@ -73,6 +74,7 @@ func (o *specOptions) request(a *app, cmd *cobra.Command) (api.VMCreate, error) 
 		Hypervisor:  choose(given("hypervisor"), o.hypervisor, cfg.Explicit("hypervisor"), cfg.Hypervisor),
 		Labels:      labels,
 		AutoRemove:  o.autoRemove,
+		Autostart:   o.autostart,
 
 		IdleSuspendMS: choose(o.idleSuspend.set, orNever(o.idleSuspend.d), cfg.Explicit("idle_suspend"), orNever(cfg.IdleSuspend)),
 	}
@@ -83,7 +85,7 @@ func (o *specOptions) request(a *app, cmd *cobra.Command) (api.VMCreate, error) 
 					WithHint("banger vm snapshot list --json")
 			}
 		}
-		spec = api.VMSpec{Labels: labels, AutoRemove: o.autoRemove, IdleSuspendMS: spec.IdleSuspendMS}
+		spec = api.VMSpec{Labels: labels, AutoRemove: o.autoRemove, Autostart: o.autostart, IdleSuspendMS: spec.IdleSuspendMS}
 		if _, _, err := api.SplitSnapshot(o.snapshot); err != nil {
 			return api.VMCreate{}, err
 		}

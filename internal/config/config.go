@@ -26,6 +26,8 @@ type Config struct {
 	DNSAddress                 string // "bridge", ADDRESS or ADDRESS:PORT
 	ReadyTimeout, StopTimeout  time.Duration
 	IdleSuspend                time.Duration // 0 is never
+	OnHostShutdown             string        // "suspend" or "stop"
+	ShutdownTimeout            time.Duration // for all VMs together
 	UIDBase, UIDCount          int
 	Pool                       int
 	PoolReserve                int64 // bytes; 0 means an eighth of the host's memory

@@ -59,7 +59,7 @@ func TestEveryKey(t *testing.T) {
 	sample := map[string]string{
 		"image": "i", "kernel": "k", "cpus": "3", "memory": "300M", "disk_size": "9G", "root_size": "7G", "net": "none",
 		"accel": "tcg", "disk_driver": "clone", "bridge": "br9", "subnet": "10.9.0.0/24", "dns_address": "127.0.0.1:53",
-		"ready_timeout": "9s", "idle_suspend": "10m0s", "stop_timeout": "8s", "state_dir": "/s", "runtime_dir": "/r", "ssh_dir": "/h", "root_socket": "/q/s", "config_dir": "/c",
+		"ready_timeout": "9s", "on_host_shutdown": "stop", "host_shutdown_timeout": "5m0s", "idle_suspend": "10m0s", "stop_timeout": "8s", "state_dir": "/s", "runtime_dir": "/r", "ssh_dir": "/h", "root_socket": "/q/s", "config_dir": "/c",
 		"uid_base": "5000", "uid_count": "9", "qemu_binary": "/q", "mirror": "http://m/", "log_level": "debug",
 		"hypervisor": "qemu", "firecracker_bin": "/f", "jailer_bin": "/j", "pool": "5", "pool_reserve": "3G", "session_log": "4M", "git_identity": "none",
 	}
@@ -148,6 +148,10 @@ func TestPaths(t *testing.T) {
 			Paths{"/home/u/.local/state/banger", "/home/u/.local/state/banger/run", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh", SystemRootSocket}},
 		{"a state directory of its own", 0, []string{"HOME=/root", "BANGER_STATE_DIR=/t/s"}, []string{"/root"},
 			Paths{"/t/s", "/t/s/run", "/etc/banger", "/t/s/ssh", SystemRootSocket}},
+		{"installed for the user", 1000, []string{"HOME=/home/u", "XDG_RUNTIME_DIR=/run/user/1000"}, []string{"/home/u", "/run/user/1000", "/var/lib/banger", "/run/banger"},
+			Paths{"/var/lib/banger", "/run/banger", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh", SystemRootSocket}},
+		{"no longer installed, and its machines are still there", 1000, []string{"HOME=/home/u", "XDG_RUNTIME_DIR=/run/user/1000"}, []string{"/home/u", "/run/user/1000", "/var/lib/banger"},
+			Paths{"/var/lib/banger", "/run/user/1000/banger", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh", SystemRootSocket}},
 		{"no HOME", 1000, nil, nil,
 			Paths{"/home/u/.local/state/banger", "/home/u/.local/state/banger/run", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh", SystemRootSocket}},
 	} {

@@ -70,6 +70,7 @@ func (c *Config) derive(uid int, env map[string]string, h *Host) {
 	c.Hypervisor, c.FirecrackerBin, c.JailerBin = auto, "firecracker", auto
 	c.Accel, c.DiskDriver, c.Mirror, c.DNSAddress = auto, "qcow2", "host", "bridge"
 	c.Bridge, c.Subnet = "banger0", "172.30.0.0/16"
+	c.OnHostShutdown, c.ShutdownTimeout = "suspend", 90*time.Second
 	c.ReadyTimeout, c.StopTimeout = 120*time.Second, 10*time.Second
 	c.UIDBase, c.UIDCount = 1_900_000_000, 4096
 	c.Pool = 2
@@ -115,6 +116,17 @@ func (c *Config) derivePaths(uid int, env map[string]string, h *Host, put func(k
 	put("state_dir", why)
 	c.Paths.Config, why = xdg("XDG_CONFIG_HOME", ".config")
 	put("config_dir", why)
+	// Where `banger system install` has made this user's daemon one of the host's.
+	installed := h.OwnedDir(SystemState, uid)
+	if installed {
+		c.Paths.State = SystemState
+		put("state_dir", "it is yours")
+	}
+	if installed && h.OwnedDir(SystemRuntime, uid) {
+		c.Paths.Runtime = SystemRuntime
+		put("runtime_dir", "it is yours")
+		return
+	}
 	for _, dir := range []struct{ path, why string }{
 		{env["XDG_RUNTIME_DIR"], "XDG_RUNTIME_DIR"},
 		{"/run/user/" + strconv.Itoa(uid), "no XDG_RUNTIME_DIR"},

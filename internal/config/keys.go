@@ -43,6 +43,8 @@ func Keys() []Key {
 		text("net", "network of a VM: bridge, user or none", func(c *Config) *string { return &c.Net }, oneOf("bridge", "user", "none")),
 		orNever("idle_suspend", "suspend a VM that was idle for so long; 0 is never", func(c *Config) *time.Duration { return &c.IdleSuspend }),
 		text("hypervisor", "what runs a VM that asks for none: firecracker, qemu, or auto, the best that works here", func(c *Config) *string { return &c.Hypervisor }, oneOf("auto", "firecracker", "qemu")),
+		text("on_host_shutdown", "what becomes of running VMs when the host goes down: suspend or stop (see banger system install)", func(c *Config) *string { return &c.OnHostShutdown }, oneOf("suspend", "stop")),
+		duration("host_shutdown_timeout", "how long that may take, all VMs together, before they are forced", func(c *Config) *time.Duration { return &c.ShutdownTimeout }),
 		text("accel", "how guests are run: auto, kvm or tcg", func(c *Config) *string { return &c.Accel }, oneOf("auto", "kvm", "tcg")),
 		text("disk_driver", "copy-on-write disks: qcow2 or clone", func(c *Config) *string { return &c.DiskDriver }, oneOf("qcow2", "clone")),
 		text("bridge", "name of the bridge that VMs hang on", func(c *Config) *string { return &c.Bridge }, interfaceName),

@@ -18,6 +18,8 @@ func (s *Server) routes() []route {
 		{"GET /v1/doctor", owner | early, "checks of the host, each with what mends it", nil, answer(200, s.doctor)},
 		{"GET /v1/openapi.json", owner | early, "this document", nil, raw(200, "application/json", "", s.openAPI)},
 		{"POST /v1/daemon/stop", owner | early, "end the daemon; its VMs go on running", nil, answer(http.StatusNoContent, s.stopDaemon)},
+		{"POST /v1/host/shutdown", owner, "suspend or stop every VM, as configured for the host's shutdown", nil, begin(s.hostShutdown)},
+		{"POST /v1/host/boot", owner, "start the VMs that are to start with the host", nil, begin(s.hostBoot)},
 		{"GET /v1/events", owner, "what has happened and, with follow, happens", []param{
 			{"after", number, "cursor of the last event seen; 0 for all that are kept", false},
 			{"follow", flag, "go on until the caller hangs up", false},

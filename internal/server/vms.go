@@ -52,6 +52,12 @@ func (s *Server) suspendVM(c *call) (*operation.Operation, error) {
 	return s.VMs.Suspend(c.ctx, c.ref())
 }
 
+func (s *Server) hostShutdown(c *call) (*operation.Operation, error) {
+	return s.VMs.HostShutdown(c.ctx)
+}
+
+func (s *Server) hostBoot(c *call) (*operation.Operation, error) { return s.VMs.HostBoot(c.ctx) }
+
 func (s *Server) forkVM(c *call, fork api.VMFork) (api.VMForked, error) {
 	vms, op, err := s.VMs.Fork(c.ctx, c.ref(), fork)
 	if err != nil {

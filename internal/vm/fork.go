@@ -64,7 +64,7 @@ func asSpecified(vm api.VM) error {
 // newFork is the record of a fork that is yet to be made.
 func (s *Service) newFork(source api.VM, name string, want api.VMFork) api.VM {
 	vm := api.VM{ID: s.newID(), Name: name, State: api.StateStarting, Spec: source.Spec, Pending: []string{}, CreatedAt: s.Now().UTC()}
-	vm.Spec.AutoRemove = want.AutoRemove
+	vm.Spec.AutoRemove, vm.Spec.Autostart = want.AutoRemove, false
 	vm.Spec.Labels = map[string]string{}
 	maps.Copy(vm.Spec.Labels, source.Spec.Labels)
 	for k, v := range want.Labels {

@@ -184,9 +184,9 @@ func (k *fork) record(ctx context.Context, keys map[string]string) (err error) {
 		ids[n] = vm.ID
 	}
 	k.vms, err = k.Store.UpdateVMs(ctx, ids, func(vm *api.VM) ([]api.Event, error) {
-		labels, remove := vm.Spec.Labels, vm.Spec.AutoRemove
+		labels, remove, autostart := vm.Spec.Labels, vm.Spec.AutoRemove, vm.Spec.Autostart
 		vm.Spec = k.source.Spec // it may have been changed since the forks were reserved
-		vm.Spec.Labels, vm.Spec.AutoRemove = labels, remove
+		vm.Spec.Labels, vm.Spec.AutoRemove, vm.Spec.Autostart = labels, remove, autostart
 		vm.Runtime.SSHHostKey = keys[vm.ID]
 		k.point.point.lieOn(vm, k.Paths)
 		return nil, nil

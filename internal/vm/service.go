@@ -47,6 +47,9 @@ type Options struct {
 	Defaults api.VMSpec
 	// ReadyTimeout bounds the wait for a guest's agent, StopTimeout a guest's own shutdown.
 	ReadyTimeout, StopTimeout time.Duration
+	// ShutdownSuspends says what becomes of VMs when the host goes down: suspended, or else stopped, within ShutdownTimeout.
+	ShutdownSuspends bool
+	ShutdownTimeout  time.Duration
 	// UIDBase and UIDCount are the host uids for VMMs; 0 runs them under the daemon's own.
 	UIDBase, UIDCount int
 	// PoolSize is how many clones of the default image and shape wait to be taken, PoolReserve how many bytes of the

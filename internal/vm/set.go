@@ -57,6 +57,7 @@ func updated(vm api.VM, u api.VMUpdate) (api.VMSpec, error) {
 	set(&spec.MemoryBytes, u.MemoryBytes)
 	set(&spec.DiskBytes, u.DiskBytes)
 	set(&spec.RootBytes, u.RootBytes)
+	set(&spec.Autostart, u.Autostart)
 	set(&spec.IdleSuspendMS, u.IdleSuspendMS)
 	spec.IdleSuspendMS = max(0, spec.IdleSuspendMS)
 	if spec.CPUs < 1 || spec.MemoryBytes < 1 || spec.DiskBytes < 1 {

@@ -105,7 +105,7 @@ func (s *Service) snapshot(ctx context.Context, op *operation.Operation, id, nam
 		return api.Snapshot{}, err
 	}
 	snap := api.Snapshot{ID: s.newID(), Name: name, VMID: id, Spec: vm.Spec, Main: vm.Main, CreatedAt: s.Now().UTC()}
-	snap.Spec.Labels, snap.Spec.AutoRemove, snap.Spec.IdleSuspendMS = map[string]string{}, false, 0
+	snap.Spec.Labels, snap.Spec.AutoRemove, snap.Spec.Autostart, snap.Spec.IdleSuspendMS = map[string]string{}, false, false, 0
 	dir, final := s.Paths.SnapshotNew(snap.ID), s.Paths.Snapshot(snap.ID)
 	if err := errors.Join(os.MkdirAll(s.Paths.Snapshots(), 0o700), os.Mkdir(dir, 0o700)); err != nil {
 		return snap, err

@@ -36,7 +36,7 @@ func (s *Service) createFrom(ctx context.Context, c api.VMCreate, request string
 		vm.Git = c.Git
 	}
 	own := s.withDefaults(c.Spec)
-	vm.Spec.Labels, vm.Spec.AutoRemove, vm.Spec.IdleSuspendMS = own.Labels, own.AutoRemove, own.IdleSuspendMS
+	vm.Spec.Labels, vm.Spec.AutoRemove, vm.Spec.Autostart, vm.Spec.IdleSuspendMS = own.Labels, own.AutoRemove, own.Autostart, own.IdleSuspendMS
 	if vm.Spec, err = s.forHost(ctx, vm.Spec); err != nil {
 		return fail(err)
 	}

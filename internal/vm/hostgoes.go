@@ -1,0 +1,109 @@
+package vm
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"banger/api"
+	"banger/internal/operation"
+)
+
+// atOnce is how many VMs are suspended, stopped or started at a time as the host goes down or has come up.
+const atOnce = 8
+
+// HostShutdown suspends or stops every VM that runs, side by side, as long as there is time: what cannot be suspended is stopped,
+// what does not stop is ended. One VM's trouble is a warning and keeps no other from it.
+func (s *Service) HostShutdown(ctx context.Context) (*operation.Operation, error) {
+	vms, err := s.List(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	return s.Operations.Start("host.shutdown", "", func(ctx context.Context, op *operation.Operation) error {
+		// A third of the time is for those that did not do as they were asked.
+		first, cancel := context.WithTimeout(ctx, s.ShutdownTimeout*2/3)
+		defer cancel()
+		last, cancel := context.WithTimeout(ctx, s.ShutdownTimeout)
+		defer cancel()
+		var g errgroup.Group
+		g.SetLimit(atOnce)
+		for _, vm := range vms {
+			if vm.State == api.StateStopped || vm.State == api.StateSuspended {
+				continue
+			}
+			g.Go(func() error { s.endFor(first, last, op, vm); return nil })
+		}
+		return g.Wait()
+	}), nil
+}
+
+func (s *Service) endFor(first, last context.Context, op *operation.Operation, vm api.VM) {
+	ways := []struct {
+		name  string
+		ctx   context.Context
+		begin func(context.Context) (*operation.Operation, error)
+	}{
+		{"suspend", first, func(ctx context.Context) (*operation.Operation, error) { return s.Suspend(ctx, vm.ID) }},
+		{"stop", first, func(ctx context.Context) (*operation.Operation, error) { return s.Stop(ctx, vm.ID, s.untilForced(ctx)) }},
+		{"kill", last, func(ctx context.Context) (*operation.Operation, error) { return s.Kill(ctx, vm.ID) }},
+	}
+	if !s.ShutdownSuspends {
+		ways = ways[1:]
+	}
+	for _, w := range ways {
+		err := s.await(w.ctx, w.begin)
+		if err == nil || api.CodeOf(err) == api.CodeNotFound {
+			return
+		}
+		op.Warn("cannot %s VM %s as the host goes down: %v", w.name, vm.Name, err)
+	}
+}
+
+// untilForced leaves a stop the time for its own end by force.
+func (s *Service) untilForced(ctx context.Context) time.Duration {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return s.StopTimeout
+	}
+	return max(time.Second, min(s.StopTimeout, time.Until(end)/2))
+}
+
+// await begins an operation and waits for its end; when ctx ends first, it is cancelled.
+func (s *Service) await(ctx context.Context, begin func(context.Context) (*operation.Operation, error)) error {
+	op, err := begin(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = op.Wait(ctx)
+	if ctx.Err() != nil {
+		op.Cancel()
+	}
+	return err
+}
+
+// HostBoot starts every VM that is to start with the host; a suspended one goes on.
+func (s *Service) HostBoot(ctx context.Context) (*operation.Operation, error) {
+	vms, err := s.List(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	return s.Operations.Start("host.boot", "", func(ctx context.Context, op *operation.Operation) error {
+		var g errgroup.Group
+		g.SetLimit(atOnce)
+		for _, vm := range vms {
+			if !vm.Spec.Autostart || vm.State != api.StateStopped && vm.State != api.StateSuspended {
+				continue
+			}
+			g.Go(func() error {
+				if err := s.await(ctx, func(ctx context.Context) (*operation.Operation, error) {
+					return s.Start(ctx, vm.ID, api.VMStart{})
+				}); err != nil {
+					op.Warn("cannot start VM %s with the host: %v", vm.Name, err)
+				}
+				return nil
+			})
+		}
+		return g.Wait()
+	}), nil
+}
