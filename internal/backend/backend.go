@@ -3,7 +3,6 @@
 package backend
 
 import (
-	"context"
 	"strings"
 
 	"banger/api"
@@ -72,52 +71,4 @@ func (s Set) Get(name string) (Backend, error) {
 		}
 	}
 	return Backend{}, api.Errorf(api.CodeUnsupported, "there is no hypervisor %q: %s is what this bangerd knows", name, strings.Join(s.Names(), ", ")).WithHint("banger info")
-}
-
-// Choice is a backend that can work here.
-type Choice struct {
-	Backend
-	Features hypervisor.Features
-	// Why says in a clause why it is this one.
-	Why string
-}
-
-// Choose finds the backend for a new machine: the one that is asked for, or the first that can work. Name is empty for the default.
-// The error says what is in the way, before anything has been created.
-func (s Set) Choose(ctx context.Context, name string) (Choice, error) {
-	why := "it was asked for"
-	if name == "" && s.Default != "" {
-		name, why = s.Default, "the configuration says so"
-	}
-	if name != "" && name != api.HypervisorAuto {
-		return s.asked(ctx, name, why)
-	}
-	var obstacles []string
-	for n, b := range s.all {
-		f, err := b.Hypervisor.Features(ctx)
-		if err == nil {
-			return Choice{Backend: b, Features: f, Why: whyThis(f, obstacles)}, nil
-		}
-		if n == len(s.all)-1 {
-			return Choice{}, err
-		}
-		obstacles = append(obstacles, b.Name()+": "+api.AsError(err).Message)
-	}
-	return Choice{}, api.Errorf(api.CodeInternal, "there is no hypervisor at all")
-}
-
-func (s Set) asked(ctx context.Context, name, why string) (Choice, error) {
-	b, err := s.Get(name)
-	if err != nil {
-		return Choice{}, api.Errorf(api.CodeInvalid, "hypervisor is %q: give %s or %s", name, strings.Join(s.Names(), ", "), api.HypervisorAuto)
-	}
-	f, err := b.Hypervisor.Features(ctx)
-	return Choice{Backend: b, Features: f, Why: why}, err
-}
-
-func whyThis(f hypervisor.Features, obstacles []string) string {
-	if len(obstacles) == 0 {
-		return "the best that works here, with " + f.Accel
-	}
-	return strings.Join(obstacles, "; ")
 }

@@ -9,13 +9,14 @@ import (
 	"banger/internal/disk/clone"
 	"banger/internal/disk/qcow2"
 	"banger/internal/host"
+	"banger/internal/hypervisor/kvm"
 	"banger/internal/hypervisor/qemu"
 )
 
 // backends are all ways to run guests, the better ones first.
 func backends(cfg *config.Config, h host.Host, log *slog.Logger, o Options) (backend.Set, error) {
 	if o.Hypervisors == nil {
-		return backend.NewSet(cfg.Hypervisor, withQEMU(cfg, h, log)), nil
+		return backend.NewSet(cfg.Hypervisor, withQEMU(cfg, h, log, kvm.New())), nil
 	}
 	replaced, err := o.Hypervisors(cfg, h, log)
 	var all []backend.Backend
@@ -25,13 +26,13 @@ func backends(cfg *config.Config, h host.Host, log *slog.Logger, o Options) (bac
 	return backend.NewSet(cfg.Hypervisor, all...), err
 }
 
-func withQEMU(cfg *config.Config, h host.Host, log *slog.Logger) backend.Backend {
+func withQEMU(cfg *config.Config, h host.Host, log *slog.Logger, device *kvm.Device) backend.Backend {
 	accel := cfg.Accel
 	if accel == "auto" {
 		accel = ""
 	}
 	return backend.Backend{
-		Hypervisor: qemu.New(qemu.Options{Host: h, Paths: cfg.Paths, Log: log, Binary: cfg.QEMUBinary, Accel: accel}),
+		Hypervisor: qemu.New(qemu.Options{Host: h, Paths: cfg.Paths, Log: log, Binary: cfg.QEMUBinary, KVM: device, Accel: accel}),
 		Disks:      disks(cfg), Overlays: qcow2.Driver{},
 	}
 }

@@ -9,7 +9,7 @@ import (
 
 // hypervisors: nothing works without one; emulation works, but slower. Where VMs can be run, one that they cannot be run by is no failure.
 func (o Options) hypervisors(ctx context.Context) []api.Check {
-	chosen, err := o.Backends.Choose(ctx, "")
+	chosen, err := o.Backends.Choose(ctx, "", api.NetKind(o.Config.Net))
 	var checks []api.Check
 	if err != nil {
 		for _, b := range o.Backends.All() {
@@ -32,6 +32,8 @@ func (o Options) passedOver(ctx context.Context, b backend.Backend, chosen backe
 	f, err := b.Hypervisor.Features(ctx)
 	e := api.AsError(err)
 	switch {
+	case err == nil && f.TapOnly && o.Config.Net == string(api.NetUser):
+		return ok(b.Name(), "%s; not used with --net user", f.Version)
 	case err == nil && f.Caveat != "":
 		return warn(b.Name(), "", "%s; %s", f.Version, f.Caveat)
 	case err == nil:

@@ -79,6 +79,8 @@ type Features struct {
 	Version string
 	// MaxCPUs a guest may have.
 	MaxCPUs int
+	// TapOnly: a NICSocket cannot be had.
+	TapOnly bool
 }
 
 // Hypervisor starts VMMs and finds them again. Safe for concurrent use.

@@ -60,7 +60,7 @@ func (s *Server) describeHypervisors(ctx context.Context, i *api.Info, problem f
 		}
 		i.Hypervisors = append(i.Hypervisors, h)
 	}
-	b, err := s.Backends.Choose(ctx, "")
+	b, err := s.Backends.Choose(ctx, "", api.NetKind(s.Config.Net))
 	if err != nil {
 		problem("%v", err)
 		return

@@ -163,7 +163,7 @@ func (s *Service) forHost(ctx context.Context, spec api.VMSpec) (api.VMSpec, err
 	if err := spec.Validate(); err != nil {
 		return spec, err
 	}
-	b, err := s.Backends.Choose(ctx, spec.Hypervisor)
+	b, err := s.Backends.Choose(ctx, spec.Hypervisor, spec.Net)
 	if err != nil {
 		return spec, err
 	}

@@ -50,6 +50,7 @@ type Options struct {
 	//   dies           the VMM ends by itself as soon as the guest is up
 	//   freeze-fails   freezing finds the disk full (read at each freeze)
 	//   thaw-fails     no state can be thawed
+	//   taps-NAME      the hypervisor of this name has no user-mode network
 	//   no-NAME        the hypervisor of this name cannot be used on this host
 	//   other-version  states that were frozen without this word do not go on with it
 	// In addition any VMM takes SIGUSR1 as the guest's own reboot and SIGUSR2 as its poweroff.
@@ -82,6 +83,7 @@ func (h *Hypervisor) Features(context.Context) (hypervisor.Features, error) {
 	}
 	return hypervisor.Features{
 		Accel: "fake", AccelReason: "guests of tests are processes of this host", Version: h.version(), MaxCPUs: 64,
+		TapOnly: slices.Contains(h.behaviour(), "taps-"+h.o.Name),
 	}, nil
 }
 
