@@ -78,6 +78,9 @@ func (a *app) gitConnect(address, service string, in io.Reader) (int, error) {
 		path = "/" + path
 	}
 	w, known := recorded(vm, path, "")
+	if !known && path != "" { // below the user's home, as prepare takes it
+		w, known = recorded(vm, strings.TrimPrefix(path, "/"), "")
+	}
 	switch {
 	case known:
 		path = w.GuestPath
@@ -101,6 +104,13 @@ func (a *app) gitConnect(address, service string, in io.Reader) (int, error) {
 	}
 	if res.ExitCode == exitNotFound {
 		return 0, api.Errorf(api.CodeUnsupported, "the image of VM %s has no git", vm.Name).WithHint("banger run --image debian …, which has it")
+	}
+	if res.ExitCode != 0 && !known {
+		e := api.Errorf(api.CodeNotFound, "git in VM %s cannot serve %s, which banger brought nothing to", vm.Name, printable(path))
+		if len(vm.Workspaces) > 0 {
+			return 0, e.WithHint("banger::%s%s", vm.Name, vm.Workspaces[0].GuestPath)
+		}
+		return 0, e.WithHint("banger vm workspace prepare %s PATH", vm.Name)
 	}
 	return res.ExitCode, nil
 }

@@ -102,6 +102,9 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 
 // flagError turns what the flag parser says into one sentence and a hint.
 func flagError(cmd *cobra.Command, err error) error {
+	if said := (*api.Error)(nil); errors.As(err, &said) { // it says all by itself
+		return said
+	}
 	text := err.Error()
 	if bad := (*pflag.InvalidValueError)(nil); errors.As(err, &bad) {
 		text = fmt.Sprintf("--%s: %v", bad.GetFlag().Name, errors.Unwrap(bad))

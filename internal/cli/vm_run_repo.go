@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -133,7 +132,8 @@ func notMounts(f *pflag.FlagSet) {
 type notMount string
 
 func (n notMount) Set(string) error {
-	return errors.New("banger mounts nothing of this host; a repository: banger run DIR; a folder: banger vm sync NAME DIR:/PATH; once: banger cp")
+	return api.Errorf(api.CodeUnsupported, "%s: nothing of this host is mounted in a guest", string(n)).
+		WithHint("a repository: banger run DIR; a folder: banger vm sync NAME DIR:/PATH; once: banger cp DIR NAME:/PATH")
 }
 
 func (notMount) Type() string   { return "" }

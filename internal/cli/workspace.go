@@ -73,19 +73,19 @@ func (a *app) sayPrepared(vm api.VM, p workspace.Prepared, dry bool) {
 }
 
 // recorded is the VM's record of the repository at a place in the guest; for an empty one, of the repository here, or of the only one.
-func recorded(vm api.VM, guestPath, hostPath string) (api.Workspace, bool) {
+// Of several it is the one that was brought last.
+func recorded(vm api.VM, guestPath, hostPath string) (last api.Workspace, found bool) {
 	for _, w := range vm.Workspaces {
-		switch {
-		case guestPath == "" && hostPath != "" && w.HostPath == hostPath:
-			return w, true
-		case guestPath != "" && (w.GuestPath == guestPath || !filepath.IsAbs(guestPath) && strings.HasSuffix(w.GuestPath, "/"+strings.TrimPrefix(guestPath, "~/"))):
-			return w, true
+		here := guestPath == "" && hostPath != "" && w.HostPath == hostPath
+		there := guestPath != "" && (w.GuestPath == guestPath || !filepath.IsAbs(guestPath) && strings.HasSuffix(w.GuestPath, "/"+strings.TrimPrefix(guestPath, "~/")))
+		if (here || there) && (!found || w.PreparedAt.After(last.PreparedAt)) {
+			last, found = w, true
 		}
 	}
-	if guestPath == "" && len(vm.Workspaces) == 1 {
+	if !found && guestPath == "" && len(vm.Workspaces) == 1 {
 		return vm.Workspaces[0], true
 	}
-	return api.Workspace{}, false
+	return last, found
 }
 
 // warnTime bounds the look at the host's repositories beside an exec.
