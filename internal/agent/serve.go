@@ -36,13 +36,14 @@ func runAgent(ctx context.Context, kind string, stdio Stdio) int {
 	s := newSystem(kind, version())
 	l := link.Listen(port)
 	handler := serve.New(serve.Options{
-		System:   s,
-		Root:     "/",
-		Cgroup:   filepath.Dir(agentCgroup),
-		HoldArgv: []string{agentProgram(), roleHold},
-		Log:      slog.New(slog.NewTextHandler(stdio.Err, &slog.HandlerOptions{Level: slog.LevelWarn})),
-		Now:      time.Now,
-		Rest:     l.Rest,
+		System:    s,
+		Root:      "/",
+		Cgroup:    filepath.Dir(agentCgroup),
+		Protected: true,
+		HoldArgv:  []string{agentProgram(), roleHold},
+		Log:       slog.New(slog.NewTextHandler(stdio.Err, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Now:       time.Now,
+		Rest:      l.Rest,
 	})
 	go s.settle(ctx)
 	if s.isPersonalised() { // by the agent before this one

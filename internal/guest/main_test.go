@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"banger/api"
 	"banger/api/agentapi"
 	"banger/internal/agent/serve"
 	"banger/internal/frame/link"
@@ -174,7 +175,32 @@ func (a *agent) connect(t *testing.T) {
 		_ = srv.Close()
 		_ = port.Close()
 		<-served
+		awaitHolders(t, a.o)
 	})
+}
+
+// awaitHolders returns when no session is held any more: until then its holder writes into a directory that is about to be removed.
+func awaitHolders(t *testing.T, o serve.Options) {
+	t.Helper()
+	dir := o.SessionDir
+	if dir == "" {
+		dir = o.Root + api.SessionsDir
+	}
+	locks, _ := filepath.Glob(filepath.Join(dir, "*", "lock"))
+	for _, name := range locks {
+		f, err := os.Open(name)
+		if err != nil {
+			continue // deleted
+		}
+		free := make(chan error, 1)
+		go func() { free <- syscall.Flock(int(f.Fd()), syscall.LOCK_SH) }()
+		select {
+		case <-free:
+		case <-time.After(20 * time.Second):
+			t.Errorf("the session of %s was left running", name)
+		}
+		_ = f.Close()
+	}
 }
 
 // greet begins an epoch. The wire outlives it, as a guest's port does.

@@ -45,6 +45,9 @@ func parse(s agentapi.Session) (api.Session, error) {
 		return out, nil
 	case api.SessionExited:
 		out.ExitCode, out.Signal = &s.ExitCode, s.Signal[:min(len(s.Signal), 20)]
+		if s.Error != nil { // such as output that found no room
+			out.Error = s.Error.Message[:min(len(s.Error.Message), maxText)]
+		}
 	case api.SessionFailed:
 		out.Error = "the guest does not say why"
 		if s.Error != nil {

@@ -46,6 +46,19 @@ func TestExec(t *testing.T) {
 		same(t, "argv", r.stdout, want)
 	})
 
+	b.sub("memory that is full does not end the agent", func(t *testing.T, b *box) {
+		b.must("session", "start", "--name", "oom", "x", "--", "sh", "-c", "cat /proc/self/oom_score_adj; exec sleep 600")
+		for range 3 { // a command gives the protection up, and it comes back
+			same(t, "a command", b.guest("x", "cat /proc/self/oom_score_adj"), "0")
+		}
+		same(t, "a command of dev's", b.must("exec", "-u", "1000", "x", "--", "cat", "/proc/self/oom_score_adj"), "0")
+		same(t, "the agent and the session's holder", b.guest("x", `for p in /proc/[0-9]*; do case "$(tr '\0' ' ' <$p/cmdline)" in "@banger-agent "*|"@banger-hold "*) cat $p/oom_score_adj;; esac; done`), "-900\n-900")
+		same(t, "the session's command", b.must("session", "logs", "x", "oom"), "0")
+		b.must("session", "kill", "x", "oom")
+		b.must("exec", "--timeout", "60s", "x", "--", "sh", "-c", "head -c 2G /dev/zero | tail >/dev/null; true")
+		same(t, "it answers still", b.guest("x", "cat /proc/self/oom_score_adj"), "0")
+	})
+
 	b.sub("streams are apart", func(t *testing.T, b *box) {
 		r := b.banger("exec", "x", "--", "sh", "-c", "echo out; echo err >&2")
 		same(t, "stdout", r.stdout, "out\n")

@@ -7,9 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"banger/api"
 )
@@ -267,7 +269,7 @@ func TestFileSyncPool(t *testing.T) {
 // TestGitIdentity: commits in a guest have the host's author, unless anything in the guest says otherwise.
 func TestGitIdentity(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, setting("image", "debian"), setting("memory", "512M"), setting("net", "none"))
+	b := newBox(t, setting("image", "debian"), setting("memory", "512M"), setting("net", "none"), setting("ready_timeout", "4m"))
 	b.inHome(".gitconfig", "[user]\n\tname = Ann \\\"the Host\\\"\n[include]\n\tpath = more\n")
 	b.inHome("more", "[user]\n\temail = ann@example.org\n")
 	b.must("run", "-d", "--name", "x")
@@ -279,16 +281,50 @@ func TestGitIdentity(t *testing.T) {
 	same(t, "of a repository with its own", who("x", "git config user.name Repo &&"), "Repo <ann@example.org>")
 	b.guest("x", "git config --global user.name Guest")
 	same(t, "of a user with one", who("x", ""), "Guest <ann@example.org>")
+	b.forwardsAgent("x")
+	b.guest("x", "printf '[user]\\n\\temail = image@example.org\\n' >>/etc/gitconfig; sed -i s/Ann/Eve/ /etc/gitconfig")
 	b.must("restart", "x")
-	same(t, "after a restart", who("x", ""), "Guest <ann@example.org>")
-	b.guest("x", "rm -f /root/.gitconfig /root/.config/git/config; printf '[user]\\n\\temail = image@example.org\\n' >>/etc/gitconfig")
-	b.must("restart", "x")
+	same(t, "after a restart", who("x", ""), "Guest <image@example.org>")
+	b.guest("x", "git config --global --unset user.name")
 	same(t, "of an image with one", who("x", ""), `Ann "the Host" <image@example.org>`)
-	b.guest("x", "sed -i /image@/d /etc/gitconfig")
-
 	b.env = append(b.env, "BANGER_GIT_IDENTITY=none")
 	b.must("run", "-d", "--name", "y")
 	same(t, "without an identity", b.guest("y", "git config user.name || echo none"), "none")
+}
+
+// forwardsAgent checks that a guest may use the host's ssh agent when it is asked for, and not otherwise.
+func (b *box) forwardsAgent(vm string) {
+	t := b.t
+	t.Helper()
+	sock, key := filepath.Join(b.dir, "agent"), filepath.Join(b.dir, "key")
+	agent := b.command(t.Context(), "ssh-agent", "-D", "-a", sock)
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = agent.Process.Kill()
+		_ = agent.Wait()
+	}()
+	eventually(t, "the agent listens", 10*time.Second, func() bool { _, err := os.Stat(sock); return err == nil })
+	inner := *b
+	inner.env = append(slices.Clone(b.env), "SSH_AUTH_SOCK="+sock)
+	for _, c := range [][]string{{"ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "forwarded", "-f", key}, {"ssh-add", "-q", key}} {
+		if r := inner.run(nil, c[0], c[1:]...); r.code != 0 {
+			t.Fatalf("%v: %v", c, r)
+		}
+	}
+	if got := inner.must("ssh", "-A", vm, "--", "ssh-add", "-l"); !strings.Contains(got, " forwarded (ED25519)") {
+		t.Errorf("with -A the guest sees %q", got)
+	}
+	for what, args := range map[string][]string{
+		"without -A": {"ssh", vm, "--", "ssh-add", "-l"},
+		"an exec":    {"exec", vm, "--", "ssh-add", "-l"},
+	} {
+		if r := inner.banger(args...); r.code == 0 || !strings.Contains(r.stderr, "open a connection to your authentication agent") {
+			t.Errorf("%s: %v", what, r)
+		}
+	}
+	b.fails(125, []string{"SSH_AUTH_SOCK is not set"}, "ssh", "-A", vm, "--", "true")
 }
 
 // TestLoginsAreMended: whatever became of modes, owners and keys in a guest, the host can log in after the next start, and so can

@@ -155,6 +155,37 @@ func (b *box) attaches(vm, session string) (ended <-chan int, seen func(d time.D
 	}
 }
 
+// TestSessionOnFullDisk: output for which there is no room is missing, and everybody is told; how the session ended is known all the same.
+func TestSessionOnFullDisk(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, setting("net", "none"))
+	b.must("run", "-d", "--name", "x")
+	for _, name := range []string{"goes-on", "ends"} {
+		b.must("session", "start", "--name", name, "x", "--", "sh", "-c",
+			`echo before; until test -e /run/full; do sleep .1; done; head -c 2000000 /dev/zero | tr '\0' y; touch /run/written-`+name+`
+			until test -e /run/`+name+`; do sleep .1; done; echo after; exit 7`)
+	}
+	b.guest("x", `dd if=/dev/zero of=/root/full bs=64k 2>/dev/null; cat /dev/zero >/root/full2 2>/dev/null; touch /run/full
+		until test -e /run/written-goes-on && test -e /run/written-ends; do sleep .1; done; touch /run/ends`)
+	const missing = "output are missing here: no space left on device"
+	same(t, "exit code", b.banger("session", "wait", "x", "ends").code, 7)
+	s := b.session("x", "ends")
+	if s.State != api.SessionExited || !strings.Contains(s.Error, "could not be kept: no space left on device") {
+		t.Errorf("on a full disk: %+v", s)
+	}
+	b.guest("x", "rm /root/full*; touch /run/goes-on")
+	same(t, "exit code", b.banger("session", "wait", "x", "goes-on").code, 7)
+	if s := b.session("x", "goes-on"); !strings.Contains(s.Error, "could not be kept") {
+		t.Errorf("%+v", s)
+	}
+	for _, name := range []string{"goes-on", "ends"} {
+		log := b.must("session", "logs", "x", name)
+		if !strings.HasPrefix(log, "before\n") || !strings.Contains(log, missing) || name == "goes-on" && !strings.HasSuffix(log, "]\nafter") {
+			t.Errorf("%s: its log does not say that output is missing: %.100q … %q", name, log, log[max(0, len(log)-200):])
+		}
+	}
+}
+
 // lostWith holds that a restart of the guest ends what runs in it, with a reason.
 func (b *box) lostWith(vm string) {
 	t := b.t

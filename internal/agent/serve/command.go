@@ -38,6 +38,9 @@ type place struct {
 	groups *groups
 	// dies: commands are killed when this process is. Nobody would be left to stop them, or to read what they write.
 	dies bool
+	// Protected: this process is kept from the kernel's OOM killer, by means of oom, and what it starts is not.
+	Protected bool `json:"protected"`
+	oom       *protection
 }
 
 // own reports whether Root is this machine's own: users are then switched. Otherwise
@@ -103,7 +106,9 @@ func (p place) start(spec api.ExecSpec) (*command, error) {
 	c.group = newGroup(p.Cgroup, p.groups)
 	c.group.enter(attr.Sys)
 	c.started = time.Now()
+	protectAgain := p.oom.lend()
 	c.pid, err = syscall.ForkExec(path, spec.Argv, attr)
+	protectAgain()
 	c.group.entered()
 	if err != nil {
 		c.closeOurs()

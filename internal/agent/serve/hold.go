@@ -97,10 +97,16 @@ func hold(dir trace, asked <-chan os.Signal) error {
 		}
 		defer h.logs[i].Close()
 	}
+	if err := dir.reserve(); err != nil {
+		return fmt.Errorf("cannot hold a session: %w", err)
+	}
 	if h.spec.Exec.TTY {
 		h.logs[0].seen = h.screen.see
 	}
 	spec.Place.dies = true
+	if spec.Place.Protected {
+		spec.Place.oom = protect()
+	}
 	if h.c, err = spec.Place.start(h.spec.Exec); err != nil {
 		return h.cannot(err)
 	}
@@ -143,6 +149,13 @@ func (h *holder) follow(ending func() bool) error {
 	state := agentapi.SessionExited
 	if r.Signal != "" && ending() { // it did not end, it was ended
 		state, r.Error = agentapi.SessionFailed, api.Errorf(api.CodeCancelled, "the guest was stopped")
+	}
+	if lost := h.logs[0].losses + h.logs[1].losses; lost > 0 && r.Error == nil {
+		why := h.logs[0].why
+		if why == nil {
+			why = h.logs[1].why
+		}
+		r.Error = api.Errorf(api.CodeExhausted, "%d bytes of its output could not be kept: %w", lost, why)
 	}
 	h.mu.Lock()
 	err := h.trace.end(state, r)

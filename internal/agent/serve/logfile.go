@@ -32,6 +32,9 @@ type logFile struct {
 	size  int64
 	start int64 // what is before has been dropped
 	ended bool
+	// lost is what could not be written since the last that could; losses is all of it, and why is the first reason.
+	lost, losses int64
+	why          error
 	// grown is closed and made anew when there is more, or no more; nil while nobody waits.
 	grown chan struct{}
 }
@@ -45,22 +48,24 @@ func createLog(path string, limit int64) (*logFile, error) {
 	return &logFile{f: f, limit: max(limit, minLog)}, nil
 }
 
-// append never fails the command: where there is no room, output is lost, and the next is tried again.
+// append never fails the command: where there is no room, output is lost, the log says so where it goes on, and the next is
+// tried again.
 func (l *logFile) append(p []byte) error {
-	n, _ := l.f.Write(p)
+	if l.lost > 0 && !l.admit() {
+		l.lose(p, l.why)
+		return nil
+	}
+	n, err := l.f.Write(p)
+	l.lose(p[n:], err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.size += int64(n)
-	if l.seen != nil {
-		l.seen(p[:n])
-	}
-	l.wake()
+	l.wrote(p[:n])
 	block := min(logBlock, l.limit/4/pageSize*pageSize)
 	if l.size-l.start < l.limit+block {
 		return nil
 	}
 	start := (l.size - l.limit) / block * block
-	err := unix.Fallocate(int(l.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, start)
+	err = unix.Fallocate(int(l.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, start)
 	if err == nil {
 		l.start = start
 		// For people who look at the file; a program finds its first data.
@@ -70,8 +75,44 @@ func (l *logFile) append(p []byte) error {
 	return nil
 }
 
+// wrote is called with mu held.
+func (l *logFile) wrote(p []byte) {
+	l.size += int64(len(p))
+	if l.seen != nil {
+		l.seen(p)
+	}
+	l.wake()
+}
+
+func (l *logFile) lose(p []byte, why error) {
+	if len(p) == 0 {
+		return
+	}
+	if l.losses == 0 {
+		l.why = errnoOf(why)
+	}
+	l.lost, l.losses = l.lost+int64(len(p)), l.losses+int64(len(p))
+}
+
+// admit writes into the log that something is missing here; false where there is no room even for that.
+func (l *logFile) admit() bool {
+	note := fmt.Appendf(nil, "\n[banger: %d bytes of output are missing here: %v]\n", l.lost, l.why)
+	if n, err := l.f.Write(note); err != nil {
+		_ = l.f.Truncate(l.size) // by n: it is tried again
+		return n == len(note)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lost = 0
+	l.wrote(note)
+	return true
+}
+
 // end says that there will be no more.
 func (l *logFile) end() {
+	if l.lost > 0 {
+		l.admit()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ended = true

@@ -32,6 +32,8 @@ type Options struct {
 	// Cgroup is a directory of a cgroup v2 tree in which each command gets a
 	// group of its own; empty: none, commands are then found by session and descent.
 	Cgroup string
+	// Protected keeps this process, and the holders of sessions, from the kernel's OOM killer: it is for a guest's own agent.
+	Protected bool
 	// NetDevice is whose traffic Stats counts; empty means eth0.
 	NetDevice string
 	Log       *slog.Logger
@@ -69,7 +71,10 @@ func New(o Options) *Server {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Server{o: o, place: place{Root: o.Root, Cgroup: o.Cgroup, groups: &groups{}}, log: o.Log, mux: http.NewServeMux()}
+	s := &Server{o: o, place: place{Root: o.Root, Cgroup: o.Cgroup, groups: &groups{}, Protected: o.Protected}, log: o.Log, mux: http.NewServeMux()}
+	if o.Protected {
+		s.place.oom = protect()
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -25,19 +25,21 @@ import (
 //	result.json            how it ended
 //	stdout.log, stderr.log everything from the start; the oldest is punched out beyond the limit
 //	stdout.cut, stderr.cut how much that was, once there was any
+//	reserve                room for how it ends, on a disk that is full by then
 //	lock                   locked for as long as the session is held
 //	holder.log             what the holder itself had to complain of
 const (
-	fileSpec   = "spec.json"
-	fileStatus = "status"
-	filePID    = "pid"
-	fileExit   = "exit_code"
-	fileWhy    = "error"
-	fileResult = "result.json"
-	fileStdout = "stdout.log"
-	fileStderr = "stderr.log"
-	fileLock   = "lock"
-	fileHolder = "holder.log"
+	fileSpec    = "spec.json"
+	fileStatus  = "status"
+	filePID     = "pid"
+	fileExit    = "exit_code"
+	fileWhy     = "error"
+	fileResult  = "result.json"
+	fileStdout  = "stdout.log"
+	fileStderr  = "stderr.log"
+	fileLock    = "lock"
+	fileReserve = "reserve"
+	fileHolder  = "holder.log"
 )
 
 // trace is a session's directory.
@@ -105,6 +107,24 @@ func (t trace) begin(start agentapi.SessionStart, now time.Time) error {
 	return t.put(fileStatus, agentapi.SessionStarting)
 }
 
+// reserveBytes is room for the files that end writes, and for what the logs say last: a session whose output fills the disk must
+// not leave it unsaid how it ended.
+const reserveBytes = 64 << 10
+
+// reserve keeps that room until it is removed.
+func (t trace) reserve() error {
+	f, err := os.OpenFile(t.path(fileReserve), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = unix.Fallocate(int(f.Fd()), 0, 0, reserveBytes)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		_, err = f.Write(make([]byte, reserveBytes))
+	}
+	return err
+}
+
 // runs notes the command's process.
 func (t trace) runs(pid int) error {
 	if err := t.put(filePID, strconv.Itoa(pid)); err != nil {
@@ -124,8 +144,9 @@ func (t trace) stops(over func() bool) error {
 
 // end notes how it ended; state is exited or failed.
 func (t trace) end(state string, r traceResult) error {
+	_ = os.Remove(t.path(fileReserve)) // there is none where it never ran
 	err := t.putJSON(fileResult, r)
-	if r.Error == nil || r.ExitCode != 0 {
+	if r.Error == nil || r.ExitCode != 0 || state == agentapi.SessionExited {
 		err = errors.Join(err, t.put(fileExit, strconv.Itoa(r.ExitCode)))
 	}
 	if r.Error != nil {
