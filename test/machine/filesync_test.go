@@ -270,12 +270,12 @@ func TestFileSyncPool(t *testing.T) {
 func TestGitIdentity(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, setting("image", "debian"), setting("memory", "512M"), setting("net", "none"), setting("ready_timeout", "4m"))
-	b.inHome(".gitconfig", "[user]\n\tname = Ann \\\"the Host\\\"\n[include]\n\tpath = more\n")
+	b.inHome(".gitconfig", "[user]\n\tname = Ann \\\"the\\\" Host\n[include]\n\tpath = more\n")
 	b.inHome("more", "[user]\n\temail = ann@example.org\n")
 	b.must("run", "-d", "--name", "x")
 	const commit = `cd "$(mktemp -d)" && git init -q 2>/dev/null && %s git commit -q --allow-empty -m x && git log -1 --format='%%an <%%ae>'`
 	who := func(vm, setup string) string { return b.guest(vm, fmt.Sprintf(commit, setup)) }
-	const host = `Ann "the Host" <ann@example.org>`
+	const host = `Ann "the" Host <ann@example.org>`
 	same(t, "a commit", who("x", ""), host)
 	same(t, "of dev", b.must("exec", "-u", "dev", "x", "--", "sh", "-c", fmt.Sprintf(commit, "")), host)
 	same(t, "of a repository with its own", who("x", "git config user.name Repo &&"), "Repo <ann@example.org>")
@@ -286,7 +286,7 @@ func TestGitIdentity(t *testing.T) {
 	b.must("restart", "x")
 	same(t, "after a restart", who("x", ""), "Guest <image@example.org>")
 	b.guest("x", "git config --global --unset user.name")
-	same(t, "of an image with one", who("x", ""), `Ann "the Host" <image@example.org>`)
+	same(t, "of an image with one", who("x", ""), `Ann "the" Host <image@example.org>`)
 	b.env = append(b.env, "BANGER_GIT_IDENTITY=none")
 	b.must("run", "-d", "--name", "y")
 	same(t, "without an identity", b.guest("y", "git config user.name || echo none"), "none")
