@@ -110,6 +110,7 @@ func needed() []int {
 		unix.CAP_CHOWN, unix.CAP_FOWNER, unix.CAP_DAC_OVERRIDE, // files
 		unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_KILL, unix.CAP_SYS_PTRACE, unix.CAP_SYS_RESOURCE, // processes
 		unix.CAP_NET_ADMIN, unix.CAP_NET_BIND_SERVICE, // networks
+		unix.CAP_SYS_ADMIN, unix.CAP_MKNOD, // block devices
 	}
 }
 
