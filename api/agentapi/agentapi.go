@@ -278,6 +278,10 @@ const (
 // /sys/class/virtio-ports/*/name.
 const PortName = "banger.agent"
 
+// VsockPort is where the agent listens in a guest with a vsock instead. A stream is a connection; its first byte, from the guest,
+// is the version of its speech (package link).
+const VsockPort = 1024
+
 // Disk serials, as given by the host and found in /sys/block/*/serial.
 const (
 	SerialRoot    = "banger-root"
@@ -289,4 +293,6 @@ const (
 const (
 	// ParamInit is "systemd" or "none": what PID 1 becomes. Absent: found by looking at the root.
 	ParamInit = "banger.init"
+	// ParamDisks are the serials of the disks in their order, with commas between, where the machine has no serials to give.
+	ParamDisks = "banger.disks"
 )

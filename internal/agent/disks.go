@@ -7,11 +7,15 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"banger/api/agentapi"
 )
 
 // findDisk returns the device (/dev/vda) of the disk that the host gave this serial.
@@ -24,12 +28,42 @@ func findDisk(serial string) (string, error) {
 
 // findDisks returns the devices of all disks that have a serial. Each is asked, which reads nothing of it.
 func findDisks() map[string]string {
+	if order := kernelParam(agentapi.ParamDisks); order != "" {
+		return disksInOrder(strings.Split(order, ","))
+	}
 	out := map[string]string{}
 	files, _ := filepath.Glob("/sys/block/*/serial")
 	for _, f := range files {
 		// The kernel gives up to 20 bytes (VIRTIO_BLK_ID_BYTES), with no NUL when all are used.
 		if data, err := os.ReadFile(f); err == nil {
 			out[strings.TrimRight(string(data), "\x00\n ")] = "/dev/" + filepath.Base(filepath.Dir(f))
+		}
+	}
+	return out
+}
+
+// disksInOrder gives the virtio disks their serials, in the order of the bus: Firecracker's disks have none that the host could choose.
+func disksInOrder(serials []string) map[string]string {
+	type found struct {
+		number int // of virtioN
+		name   string
+	}
+	var all []found
+	links, _ := filepath.Glob("/sys/block/vd*/device")
+	for _, l := range links {
+		target, err := filepath.EvalSymlinks(l)
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(target), "virtio")); err == nil {
+			all = append(all, found{n, filepath.Base(filepath.Dir(l))})
+		}
+	}
+	slices.SortFunc(all, func(a, b found) int { return a.number - b.number })
+	out := map[string]string{}
+	for n, f := range all {
+		if n < len(serials) {
+			out[serials[n]] = "/dev/" + f.name
 		}
 	}
 	return out

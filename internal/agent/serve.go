@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,13 +30,12 @@ func runAgent(ctx context.Context, kind string, stdio Stdio) int {
 	runtime.GOMAXPROCS(max(2, runtime.NumCPU()))
 	// Ignored, but not for the agent's commands: a caught signal is reset by exec.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGHUP, unix.SIGINT)
-	port, err := openPort(ctx)
+	l, rest, err := openChannel(ctx)
 	if err != nil {
 		console("%v", err)
 		return 1
 	}
 	s := newSystem(kind, version())
-	l := link.Listen(port)
 	handler := serve.New(serve.Options{
 		System:    s,
 		Root:      "/",
@@ -43,7 +44,7 @@ func runAgent(ctx context.Context, kind string, stdio Stdio) int {
 		HoldArgv:  []string{agentProgram(), roleHold},
 		Log:       slog.New(slog.NewTextHandler(stdio.Err, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Now:       time.Now,
-		Rest:      l.Rest,
+		Rest:      rest,
 	})
 	go s.settle(ctx)
 	if s.isPersonalised() { // by the agent before this one
@@ -60,6 +61,20 @@ func runAgent(ctx context.Context, kind string, stdio Stdio) int {
 // agentProgram is this program as the guest sees it.
 func agentProgram() string {
 	return bootDir + strings.TrimPrefix(agentapi.InitramfsAgent, agentapi.InitramfsDir)
+}
+
+// openChannel is how the host reaches this guest: its vsock, if it has one, else its port. rest is serve.Options.Rest.
+func openChannel(ctx context.Context) (l net.Listener, rest func() func(), err error) {
+	if slices.Contains(virtioDevices("/sys/bus/virtio/devices"), virtioVsock) {
+		l, err := listenVsock(agentapi.VsockPort)
+		return l, nil, err
+	}
+	port, err := openPort(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := link.Listen(port)
+	return p, p.Rest, nil
 }
 
 // openPort finds the channel by its name: there may be other ports.

@@ -81,6 +81,9 @@ func (p Paths) Snapshots() string            { return filepath.Join(p.State, "sn
 func (p Paths) Snapshot(id string) string    { return filepath.Join(p.Snapshots(), id) }
 func (p Paths) SnapshotNew(id string) string { return filepath.Join(p.Snapshots(), id+".new") }
 
+// Jails holds the jails of VMMs, each while its VMM runs; root's alone.
+func (p Paths) Jails() string { return filepath.Join(p.State, "jails") }
+
 // VMs holds a directory per VM, and one per template that is being built.
 func (p Paths) VMs() string { return filepath.Join(p.State, "vms") }
 

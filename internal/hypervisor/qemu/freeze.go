@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/memory"
 	"banger/internal/hypervisor/qemu/qmp"
+	"banger/internal/hypervisor/vmm"
 )
 
 // stillTimeout bounds the time from stop to cont; the disks' flush takes most of it.
@@ -242,17 +242,17 @@ const (
 // files makes the files of the result and reserves room on disk and in memory.
 func (fz *freeze) files() error {
 	var err error
-	if fz.deviceFile, err = create(fz.Dir, hypervisor.FrozenDevice); err != nil {
+	if fz.deviceFile, err = vmm.CreateFrozen(fz.Dir, hypervisor.FrozenDevice); err != nil {
 		return err
 	}
 	name := hypervisor.FrozenPages
 	if fz.Whole {
 		name = hypervisor.FrozenMemory
 	}
-	if fz.memoryFile, err = create(fz.Dir, name); err != nil {
+	if fz.memoryFile, err = vmm.CreateFrozen(fz.Dir, name); err != nil {
 		return err
 	}
-	if err := reserve(fz.deviceFile, roomDevice); err != nil || fz.Whole {
+	if err := vmm.Reserve(fz.deviceFile, roomDevice); err != nil || fz.Whole {
 		return err
 	}
 	own, err := fz.region.Own()
@@ -261,27 +261,11 @@ func (fz *freeze) files() error {
 	}
 	n := memory.Bytes(own)
 	n = min(n+n/8+roomPages, fz.region.Size())
-	if err := reserve(fz.memoryFile, n+n/64+memory.PageSize); err != nil {
+	if err := vmm.Reserve(fz.memoryFile, n+n/64+memory.PageSize); err != nil {
 		return err
 	}
 	fz.buffer, err = memory.NewBuffer(n)
 	return err
-}
-
-func create(dir, name string) (*os.File, error) {
-	return os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_EXCL|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
-}
-
-// reserve takes the room on disk; a file system that cannot say so is taken at its word.
-func reserve(f *os.File, n int64) error {
-	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, n)
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("cannot reserve %d MiB for %s: %w", n>>20, f.Name(), err)
-	}
-	return nil
 }
 
 // standStill is from the guest's stop to its going on.
@@ -382,7 +366,7 @@ func (fz *freeze) write() error {
 		fz.written = int64(len(fz.pages.Data))
 	}
 	for _, f := range []*os.File{fz.deviceFile, fz.memoryFile} {
-		if err := trim(f); err != nil {
+		if err := vmm.Trim(f); err != nil {
 			return err
 		}
 		if fz.Transient {
@@ -396,15 +380,6 @@ func (fz *freeze) write() error {
 		return nil
 	}
 	return durable.SyncDir(fz.Dir)
-}
-
-// trim gives back what was reserved beyond a file's end.
-func trim(f *os.File) error {
-	fi, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	return f.Truncate(fi.Size())
 }
 
 func readAll(f *os.File) ([]byte, error) {

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -53,25 +52,4 @@ func stampFor(m *hypervisor.Machine, f *facts) hypervisor.Stamp {
 	}
 	// Two measurements of one counter differ by a few kHz.
 	return append(s, hypervisor.Fact{Name: "tsc mhz", Value: strconv.FormatInt((f.TSCKHz+500)/1000, 10)})
-}
-
-// differing says what a state was frozen with that is otherwise now; empty if nothing is.
-func differing(was, is hypervisor.Stamp) string {
-	now := map[string]string{}
-	for _, f := range is {
-		now[f.Name] = f.Value
-	}
-	var out []string
-	for _, f := range was {
-		if v, ok := now[f.Name]; !ok || v != f.Value {
-			out = append(out, fmt.Sprintf("%s %q (now %q)", f.Name, f.Value, v))
-		}
-		delete(now, f.Name)
-	}
-	for _, f := range is {
-		if v, ok := now[f.Name]; ok {
-			out = append(out, fmt.Sprintf("no %s (now %q)", f.Name, v))
-		}
-	}
-	return strings.Join(out, ", ")
 }

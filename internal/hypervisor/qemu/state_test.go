@@ -11,6 +11,7 @@ import (
 	"banger/api"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/memory"
+	"banger/internal/hypervisor/vmm"
 )
 
 func TestState(t *testing.T) {
@@ -69,7 +70,7 @@ func TestStamp(t *testing.T) {
 	same.Drives = []hypervisor.Drive{{Serial: "a", Path: "/x/a", Format: "qcow2"}, {Serial: "b", Path: "/b", ReadOnly: true}}
 	g := *f
 	g.TSCKHz++
-	if differ := differing(base, stampFor(&same, &g)); differ != "" {
+	if differ := vmm.Differing(base, stampFor(&same, &g)); differ != "" {
 		t.Errorf("a clone differs by %s", differ)
 	}
 	for name, change := range map[string]func(m *hypervisor.Machine, f *facts){
@@ -84,7 +85,7 @@ func TestStamp(t *testing.T) {
 	} {
 		m, f := m, *f
 		change(&m, &f)
-		if differ := differing(base, stampFor(&m, &f)); !strings.Contains(differ, name) {
+		if differ := vmm.Differing(base, stampFor(&m, &f)); !strings.Contains(differ, name) {
 			t.Errorf("%s changed: it differs by %q", name, differ)
 		}
 	}

@@ -115,7 +115,7 @@ func (t *thaw) read() error {
 	if err != nil {
 		return err
 	}
-	if differ := differing(s.Stamp, t.stamp); differ != "" {
+	if differ := vmm.Differing(s.Stamp, t.stamp); differ != "" {
 		return cannotContinue(fmt.Errorf("it was frozen with %s", differ))
 	}
 	if s.Whole != (t.frozen.Pages == "") || s.Whole && t.frozen.Memory == "" {

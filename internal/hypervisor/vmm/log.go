@@ -46,13 +46,17 @@ func TailFrom(path string, tidy func(line string) string) *LogTail {
 	return l
 }
 
+// TailAll is what a log has got since it was made.
+func TailAll(path string) *LogTail { return &LogTail{path: path} }
+
 // Lines are the last lines, at most five, joined by "; ".
-func (l *LogTail) Lines() string { return strings.Join(l.tail(5), "; ") }
+func (l *LogTail) Lines() string { return strings.Join(l.Tail(5), "; ") }
 
 // Last is the last line.
-func (l *LogTail) Last() string { return strings.Join(l.tail(1), "") }
+func (l *LogTail) Last() string { return strings.Join(l.Tail(1), "") }
 
-func (l *LogTail) tail(n int) []string {
+// Tail is the last n lines.
+func (l *LogTail) Tail(n int) []string {
 	b, err := readEnd(l.path, l.from)
 	if err != nil {
 		return nil

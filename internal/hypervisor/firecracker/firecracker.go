@@ -1,0 +1,77 @@
+// Package firecracker runs guests on Firecracker, each under its jailer: a uid, a root directory and a cgroup of its
+// own, Firecracker's own seccomp filters on. It owns the client of Firecracker's API, the names of things in a jail, and the host's
+// end of the guest's vsock. Only daemon (which builds it) and tests import it; everybody else knows package hypervisor.
+//
+// Firecracker has no link state, no power-off and no reboot: its process ends where a guest reboots, and stays where a
+// guest is off. What the contract promises of these is made up for here: see reboot.go, console.go and SetLink.
+package firecracker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"banger/internal/config"
+	"banger/internal/disk"
+	"banger/internal/host"
+	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/memory"
+)
+
+// Options are what New needs. Host, Paths and Log must be set.
+type Options struct {
+	Host  host.Host
+	Paths config.Paths
+	Log   *slog.Logger
+	// Binary and Jailer are names or paths; empty means firecracker and jailer.
+	Binary, Jailer string
+	// KVM is nil where an ordinary guest runs on KVM; the error says what is in the way. It may be nil: then /dev/kvm is taken at its word.
+	KVM func(ctx context.Context) error
+	// Attacher makes devices of the drives of its format; nil where there are none.
+	Attacher disk.Attacher
+	// Disks grows the disks that Attacher attaches; nil as that.
+	Disks disk.Driver
+}
+
+// Hypervisor starts Firecrackers and finds them again.
+type Hypervisor struct {
+	o      Options
+	oracle *oracle
+	vault  *memory.Vault
+}
+
+var _ hypervisor.Hypervisor = (*Hypervisor)(nil)
+
+// New builds the hypervisor; nothing runs before Features or Start is called.
+func New(o Options) *Hypervisor {
+	if o.Binary == "" {
+		o.Binary = "firecracker"
+	}
+	if o.Jailer == "" {
+		o.Jailer = "jailer"
+	}
+	return &Hypervisor{o: o, oracle: newOracle(o), vault: &memory.Vault{}}
+}
+
+// Name is "firecracker".
+func (h *Hypervisor) Name() string { return "firecracker" }
+
+// The files of a VMM in its Machine.Dir; config.VMPaths names the same.
+func consoleLog(m *hypervisor.Machine) string  { return filepath.Join(m.Dir, "console.log") }
+func vmmLog(m *hypervisor.Machine) string      { return filepath.Join(m.Dir, "vmm.log") }
+func ownLog(m *hypervisor.Machine) string      { return filepath.Join(m.Dir, "firecracker.log") }
+func metricsFile(m *hypervisor.Machine) string { return filepath.Join(m.Dir, "metrics") }
+
+func (h *Hypervisor) wrap(m *hypervisor.Machine, what string, err error) error {
+	return fmt.Errorf("cannot %s the VMM of %s: %w", what, m.ID, err)
+}
+
+// Features probes this host once.
+func (h *Hypervisor) Features(ctx context.Context) (hypervisor.Features, error) {
+	f, err := h.oracle.ask(ctx)
+	if err != nil {
+		return hypervisor.Features{}, err
+	}
+	return hypervisor.Features{Accel: "kvm", AccelReason: f.Reason, Version: f.Version, MaxCPUs: maxCPUs}, nil
+}

@@ -1,0 +1,357 @@
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/api"
+	"banger/internal/durable"
+	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/memory"
+	"banger/internal/hypervisor/vmm"
+)
+
+// stillTimeout bounds the time from stop to going on; the disks' flush takes most of it.
+const stillTimeout = 5 * time.Minute
+
+// Freeze writes the guest's state.
+//
+// What Firecracker has of its own for this writes memory while the guest stands: all that is resident, or all that was
+// written since the last time. We want neither, but what differs from the template. So it is only asked for the devices' state, and
+// the memory is read from outside. Its clients' streams end by this, since a snapshot resets the guest's vsock.
+func (i *instance) Freeze(ctx context.Context, f hypervisor.Freeze) (hypervisor.FreezeResult, error) {
+	var res hypervisor.FreezeResult
+	err := i.do(ctx, "freeze", func(ctx context.Context, ps *process) (err error) {
+		fz := &freeze{i: i, ps: ps, Freeze: f}
+		res, err = fz.do(ctx)
+		return errors.Join(err, fz.cleanUp(err != nil))
+	})
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		err = api.Errorf(api.CodeExhausted, "%w", err).WithHint("banger prune")
+	}
+	return res, err
+}
+
+// freeze is one under way.
+type freeze struct {
+	hypervisor.Freeze
+	i  *instance
+	ps *process
+
+	head       stateHead
+	stream     []byte
+	region     memory.Region
+	buffer     memory.Buffer
+	pages      memory.Pages
+	memoryFile *os.File
+	deviceFile *os.File
+	written    int64
+	// stood: the guest was standing when we came, and is left so.
+	stood bool
+	still time.Duration
+}
+
+// stateHead is our part of the file of device state; see package vmm.
+type stateHead struct {
+	Stamp hypervisor.Stamp `json:"stamp"`
+	// Whole: the memory is an image, else a file of pages.
+	Whole bool `json:"whole"`
+}
+
+func (fz *freeze) do(ctx context.Context) (hypervisor.FreezeResult, error) {
+	var res hypervisor.FreezeResult
+	i := fz.i
+	fz.stood = i.Standing()
+	if err := fz.prepare(ctx); err != nil {
+		return res, err
+	}
+	// From here on the guest must go on whatever becomes of the caller.
+	still, cancel := context.WithTimeout(context.WithoutCancel(ctx), stillTimeout)
+	defer cancel()
+	err := fz.standStill(still)
+	if err == nil {
+		res.StoodStill = fz.still
+		err = fz.write()
+	}
+	if err == nil {
+		fz.stage(hypervisor.StageWrite)
+	}
+	res.MemoryBytes = fz.written
+	if err != nil && !fz.stood && i.Standing() {
+		err = errors.Join(err, fz.ps.api.resume(still))
+		i.setStanding(false)
+	}
+	return res, err
+}
+
+// prepare does everything that may take long or fail while the guest runs.
+func (fz *freeze) prepare(ctx context.Context) error {
+	i := fz.i
+	fz.head = stateHead{Stamp: stampFor(&i.m, i.facts), Whole: fz.Whole}
+	if err := fz.checkOverlays(); err != nil {
+		return err
+	}
+	var err error
+	if fz.region, err = i.findMemory(fz.ps); err != nil {
+		return err
+	}
+	if err := fz.files(); err != nil {
+		return err
+	}
+	// What is in the page cache now need not be written while the guest stands.
+	for n, d := range i.m.Drives {
+		path := d.Path
+		if fz.ps.drives[n].DMName != "" {
+			path = fz.ps.drives[n].Device
+		}
+		if d.ReadOnly {
+			continue
+		}
+		if err := flush(path); err != nil && !errors.Is(err, os.ErrPermission) {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// checkOverlays: what can be known to fail fails before anything is done.
+func (fz *freeze) checkOverlays() error {
+	for serial, path := range fz.Overlays {
+		n, err := fz.i.driveOf(serial)
+		if err != nil {
+			return err
+		}
+		if fz.ps.drives[n].DMName == "" {
+			return api.Errorf(api.CodeUnsupported, "drive %s is a plain file, and cannot move on to a layer", serial)
+		}
+		if fi, err := os.Stat(path); err != nil {
+			return err
+		} else if !fi.Mode().IsRegular() {
+			return fmt.Errorf("the layer %s is no plain file", path)
+		}
+	}
+	return nil
+}
+
+func flush(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Fdatasync(int(f.Fd())), f.Close())
+}
+
+// Room beyond what is there when the guest still runs: pages that it writes before it stands, and device state.
+const (
+	roomPages  = 8 << 20
+	roomDevice = 1 << 20
+)
+
+// files makes the files of the result and reserves room on disk and in memory.
+func (fz *freeze) files() error {
+	var err error
+	if fz.deviceFile, err = vmm.CreateFrozen(fz.Dir, hypervisor.FrozenDevice); err != nil {
+		return err
+	}
+	name := hypervisor.FrozenPages
+	if fz.Whole {
+		name = hypervisor.FrozenMemory
+	}
+	if fz.memoryFile, err = vmm.CreateFrozen(fz.Dir, name); err != nil {
+		return err
+	}
+	if err := vmm.Reserve(fz.deviceFile, roomDevice); err != nil || fz.Whole {
+		return err
+	}
+	own, err := fz.region.Own()
+	if err != nil {
+		return err
+	}
+	n := memory.Bytes(own)
+	n = min(n+n/8+roomPages, fz.region.Size())
+	if err := vmm.Reserve(fz.memoryFile, n+n/64+memory.PageSize); err != nil {
+		return err
+	}
+	fz.buffer, err = memory.NewBuffer(n)
+	return err
+}
+
+// standStill is from the guest's stop to its going on.
+func (fz *freeze) standStill(ctx context.Context) error {
+	i, api := fz.i, fz.ps.api
+	if err := api.pause(ctx); err != nil {
+		return err
+	}
+	stopped := time.Now()
+	i.setStanding(true)
+	fz.stage(hypervisor.StageStand)
+	// Saving its state changes the guest's memory: devices finish what they have begun.
+	err := fz.saveState(ctx)
+	if err == nil {
+		err = fz.copyMemory()
+	}
+	if err != nil {
+		return err
+	}
+	fz.stage(hypervisor.StageCopy)
+	if err := fz.moveOn(ctx); err != nil {
+		return err
+	}
+	if fz.Resume && !fz.stood {
+		if err := api.resume(ctx); err != nil {
+			return err
+		}
+		fz.still = time.Since(stopped)
+		i.setStanding(false)
+	}
+	// The guest has forgotten its streams, or will as soon as it goes on.
+	i.hangUp()
+	fz.stage(hypervisor.StageSwitch)
+	return nil
+}
+
+// moveOn puts the drives on their new layers.
+func (fz *freeze) moveOn(ctx context.Context) error {
+	for n, d := range fz.i.m.Drives {
+		path, wanted := fz.Overlays[d.Serial]
+		if !wanted {
+			continue
+		}
+		if err := fz.i.h.o.Attacher.Switch(ctx, fz.ps.drives[n].DMName, path); err != nil {
+			return err
+		}
+		fz.i.m.Drives[n].Path = path
+	}
+	return nil
+}
+
+// nowhere is a path in a jail where no file can be made.
+const nowhere = "/none/memory"
+
+// memoryRefused is how Firecracker words that it cannot make the file for the memory (CreateSnapshotError in src/vmm/src/persist.rs).
+const memoryRefused = "memory backing file"
+
+// saveState asks for a snapshot whose memory cannot be written: the state of the devices is in its file by then, on disk. There is no
+// other way to have it alone, and writing the memory takes a second for 128 MiB. A Firecracker that did it the other way round would leave no
+// file, and is asked again with a file for what it deems to be the memory's difference.
+func (fz *freeze) saveState(ctx context.Context) error {
+	h, ps := fz.i.h, fz.ps
+	remove := func() error {
+		return errors.Join(h.o.Host.RemoveJailed(ps.jail, inState), h.o.Host.RemoveJailed(ps.jail, inDiff))
+	}
+	if err := remove(); err != nil {
+		return err
+	}
+	defer remove() //nolint:errcheck // the jail goes with the VMM
+	err := ps.api.put(ctx, "/snapshot/create", snapshotCreate{"Full", "/" + inState, nowhere})
+	var refused *fault
+	if err == nil || !errors.As(err, &refused) {
+		return errors.Join(errors.New("Firecracker wrote memory where there is no place"), err)
+	}
+	if !strings.Contains(strings.ToLower(refused.Message), memoryRefused) {
+		return err
+	}
+	f, err := h.o.Host.OpenJailed(ps.jail, inState)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := ps.api.put(ctx, "/snapshot/create", snapshotCreate{"Diff", "/" + inState, "/" + inDiff}); err != nil {
+			return err
+		}
+		f, err = h.o.Host.OpenJailed(ps.jail, inState)
+	}
+	if err != nil {
+		return err
+	}
+	fz.stream, err = io.ReadAll(f)
+	if err == nil && len(fz.stream) == 0 {
+		err = errors.New("Firecracker has written no state")
+	}
+	return errors.Join(err, f.Close())
+}
+
+func (fz *freeze) stage(name string) {
+	if fz.Stage != nil {
+		fz.Stage(name)
+	}
+}
+
+// copyMemory takes the guest's memory while it stands.
+func (fz *freeze) copyMemory() error {
+	own, err := fz.region.Own()
+	if err != nil {
+		return err
+	}
+	if fz.Whole {
+		if fz.region.Image {
+			own = fz.region.All()
+		}
+		_, fz.written, err = memory.WriteImage(fz.memoryFile, fz.region, own)
+		return err
+	}
+	n := memory.Bytes(own)
+	if n > int64(len(fz.buffer)) {
+		// It has written much in the last moment; rather stand longer than fail.
+		if err := fz.buffer.Free(); err != nil {
+			return err
+		}
+		if fz.buffer, err = memory.NewBuffer(n); err != nil {
+			return err
+		}
+	}
+	fz.pages = memory.Pages{Size: fz.region.Size(), Image: fz.i.image, Runs: own, Data: fz.buffer[:n]}
+	return fz.region.Read(own, fz.pages.Data)
+}
+
+// write puts all into the files; the guest runs already, if it is to.
+func (fz *freeze) write() error {
+	b, err := vmm.EncodeState(fz.head, fz.stream)
+	if err != nil {
+		return err
+	}
+	if _, err := fz.deviceFile.Write(b); err != nil {
+		return err
+	}
+	if !fz.Whole {
+		fz.pages.Prune()
+		if _, err := fz.pages.WriteTo(fz.memoryFile); err != nil {
+			return err
+		}
+		fz.written = int64(len(fz.pages.Data))
+	}
+	for _, f := range []*os.File{fz.deviceFile, fz.memoryFile} {
+		if err := vmm.Trim(f); err != nil {
+			return err
+		}
+		if fz.Transient {
+			continue
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	if fz.Transient {
+		return nil
+	}
+	return durable.SyncDir(fz.Dir)
+}
+
+// cleanUp gives back what a freeze has taken; after a failure its files, too.
+func (fz *freeze) cleanUp(failed bool) error {
+	var errs []error
+	for _, f := range []*os.File{fz.deviceFile, fz.memoryFile} {
+		if f == nil {
+			continue
+		}
+		errs = append(errs, f.Close())
+		if failed {
+			errs = append(errs, os.Remove(f.Name()))
+		}
+	}
+	return errors.Join(append(errs, fz.buffer.Free())...)
+}
