@@ -22,10 +22,7 @@ func (i *instance) GrowDrive(ctx context.Context, serial string, bytes int64) er
 			return err
 		}
 		if name := ps.drives[n].DMName; name != "" {
-			if err := i.h.o.Disks.Grow(ctx, i.m.Drives[n].Path, bytes); err != nil {
-				return err
-			}
-			if err := i.h.o.Attacher.Grow(ctx, name); err != nil {
+			if err := i.h.o.Attacher.GrowAttached(ctx, name, bytes); err != nil {
 				return err
 			}
 		} else if err := growFile(i.m.Drives[n].Path, bytes); err != nil {

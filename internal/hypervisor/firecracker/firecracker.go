@@ -30,8 +30,6 @@ type Options struct {
 	KVM func(ctx context.Context) error
 	// Attacher makes devices of the drives of its format; nil where there are none.
 	Attacher disk.Attacher
-	// Disks grows the disks that Attacher attaches; nil as that.
-	Disks disk.Driver
 }
 
 // Hypervisor starts Firecrackers and finds them again.

@@ -53,6 +53,8 @@ type freeze struct {
 	memoryFile *os.File
 	deviceFile *os.File
 	written    int64
+	// left are the layers that the guest no longer writes.
+	left []string
 	// stood: the guest was standing when we came, and is left so.
 	stood bool
 	still time.Duration
@@ -227,6 +229,7 @@ func (fz *freeze) moveOn(ctx context.Context) error {
 		if err := fz.i.h.o.Attacher.Switch(ctx, fz.ps.drives[n].DMName, path); err != nil {
 			return err
 		}
+		fz.left = append(fz.left, d.Path)
 		fz.i.m.Drives[n].Path = path
 	}
 	return nil
@@ -337,6 +340,11 @@ func (fz *freeze) write() error {
 	}
 	if fz.Transient {
 		return nil
+	}
+	for _, path := range fz.left {
+		if err := flush(path); err != nil {
+			return err
+		}
 	}
 	return durable.SyncDir(fz.Dir)
 }
