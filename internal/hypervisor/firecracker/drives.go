@@ -73,7 +73,7 @@ func (h *Hypervisor) Clean(ctx context.Context, m hypervisor.Machine) error {
 	if h.o.Host.CanJail() != nil { // then nothing has ever been made
 		return nil
 	}
-	return errors.Join(h.o.Host.RemoveJail(ctx, h.jailOf(&m, h.oracle.programs())), h.detach(ctx, &m))
+	return errors.Join(h.o.Host.RemoveJail(ctx, h.jailOf(&m)), h.detach(ctx, &m))
 }
 
 func (i *instance) driveOf(serial string) (int, error) {

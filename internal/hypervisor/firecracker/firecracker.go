@@ -16,18 +16,19 @@ import (
 	"banger/internal/disk"
 	"banger/internal/host"
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/firecracker/oracle"
+	"banger/internal/hypervisor/kvm"
 	"banger/internal/hypervisor/memory"
 )
 
-// Options are what New needs. Host, Paths and Log must be set.
+// Options are what New needs. Host, Paths, Log and KVM must be set.
 type Options struct {
 	Host  host.Host
 	Paths config.Paths
 	Log   *slog.Logger
-	// Binary and Jailer are names or paths; empty means firecracker and jailer.
+	// Binary and Jailer are names or paths; empty means firecracker, and the jailer that belongs to it.
 	Binary, Jailer string
-	// KVM is nil where an ordinary guest runs on KVM; the error says what is in the way. It may be nil: then /dev/kvm is taken at its word.
-	KVM func(ctx context.Context) error
+	KVM            *kvm.Device
 	// Attacher makes devices of the drives of its format; nil where there are none.
 	Attacher disk.Attacher
 }
@@ -35,7 +36,7 @@ type Options struct {
 // Hypervisor starts Firecrackers and finds them again.
 type Hypervisor struct {
 	o      Options
-	oracle *oracle
+	oracle *oracle.Oracle
 	vault  *memory.Vault
 }
 
@@ -46,10 +47,11 @@ func New(o Options) *Hypervisor {
 	if o.Binary == "" {
 		o.Binary = "firecracker"
 	}
-	if o.Jailer == "" {
-		o.Jailer = "jailer"
+	oo := oracle.Options{Host: o.Host, Binary: o.Binary, Jailer: o.Jailer, KVM: o.KVM, File: o.Paths.FirecrackerVerdict()}
+	if o.Attacher != nil {
+		oo.CanAttach = o.Attacher.CanAttach
 	}
-	return &Hypervisor{o: o, oracle: newOracle(o), vault: &memory.Vault{}}
+	return &Hypervisor{o: o, oracle: oracle.New(oo), vault: &memory.Vault{}}
 }
 
 // Name is "firecracker".
@@ -65,11 +67,27 @@ func (h *Hypervisor) wrap(m *hypervisor.Machine, what string, err error) error {
 	return fmt.Errorf("cannot %s the VMM of %s: %w", what, m.ID, err)
 }
 
-// Features probes this host once.
+// maxCPUs is the most that Firecracker gives a guest.
+const maxCPUs = 32
+
+// Features says whether this host can run it.
 func (h *Hypervisor) Features(ctx context.Context) (hypervisor.Features, error) {
-	f, err := h.oracle.ask(ctx)
+	f, err := h.oracle.Ask(ctx)
 	if err != nil {
 		return hypervisor.Features{}, err
 	}
-	return hypervisor.Features{Accel: "kvm", AccelReason: f.Reason, Version: f.Version, MaxCPUs: maxCPUs}, nil
+	return hypervisor.Features{Accel: "kvm", AccelReason: f.Reason, Caveat: f.Caveat, Version: f.Version, MaxCPUs: maxCPUs}, nil
+}
+
+// program is the name that jails of ours are under. It does not ask whether the program can be used: what it has left behind has to be found,
+// even when it is gone.
+func (h *Hypervisor) program() string {
+	path, err := h.o.Host.LookPath(h.o.Binary)
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		path = h.o.Binary
+	}
+	return filepath.Base(path)
 }

@@ -87,8 +87,7 @@ func (fz *freeze) do(ctx context.Context) (hypervisor.FreezeResult, error) {
 	}
 	res.MemoryBytes = fz.written
 	if err != nil && !fz.stood && i.Standing() {
-		err = errors.Join(err, fz.ps.api.resume(still))
-		i.setStanding(false)
+		err = errors.Join(err, i.goOn(still, fz.ps))
 	}
 	return res, err
 }
@@ -96,11 +95,14 @@ func (fz *freeze) do(ctx context.Context) (hypervisor.FreezeResult, error) {
 // prepare does everything that may take long or fail while the guest runs.
 func (fz *freeze) prepare(ctx context.Context) error {
 	i := fz.i
-	fz.head = stateHead{Stamp: stampFor(&i.m, i.facts), Whole: fz.Whole}
+	facts, err := i.h.oracle.Ask(ctx)
+	if err != nil {
+		return err
+	}
+	fz.head = stateHead{Stamp: stampFor(&i.m, facts), Whole: fz.Whole}
 	if err := fz.checkOverlays(); err != nil {
 		return err
 	}
-	var err error
 	if fz.region, err = i.findMemory(fz.ps); err != nil {
 		return err
 	}
@@ -195,7 +197,8 @@ func (fz *freeze) standStill(ctx context.Context) error {
 	i.setStanding(true)
 	fz.stage(hypervisor.StageStand)
 	// Saving its state changes the guest's memory: devices finish what they have begun.
-	err := fz.saveState(ctx)
+	var err error
+	fz.stream, err = i.saveState(ctx, fz.ps)
 	if err == nil {
 		err = fz.copyMemory()
 	}
@@ -207,14 +210,11 @@ func (fz *freeze) standStill(ctx context.Context) error {
 		return err
 	}
 	if fz.Resume && !fz.stood {
-		if err := api.resume(ctx); err != nil {
+		if err := i.goOn(ctx, fz.ps); err != nil {
 			return err
 		}
 		fz.still = time.Since(stopped)
-		i.setStanding(false)
 	}
-	// The guest has forgotten its streams, or will as soon as it goes on.
-	i.hangUp()
 	fz.stage(hypervisor.StageSwitch)
 	return nil
 }
@@ -244,38 +244,39 @@ const memoryRefused = "memory backing file"
 // saveState asks for a snapshot whose memory cannot be written: the state of the devices is in its file by then, on disk. There is no
 // other way to have it alone, and writing the memory takes a second for 128 MiB. A Firecracker that did it the other way round would leave no
 // file, and is asked again with a file for what it deems to be the memory's difference.
-func (fz *freeze) saveState(ctx context.Context) error {
-	h, ps := fz.i.h, fz.ps
+func (i *instance) saveState(ctx context.Context, ps *process) (stream []byte, err error) {
+	h := i.h.o.Host
 	remove := func() error {
-		return errors.Join(h.o.Host.RemoveJailed(ps.jail, inState), h.o.Host.RemoveJailed(ps.jail, inDiff))
+		return errors.Join(h.RemoveJailed(ps.jail, inState), h.RemoveJailed(ps.jail, inDiff))
 	}
 	if err := remove(); err != nil {
-		return err
+		return nil, err
 	}
 	defer remove() //nolint:errcheck // the jail goes with the VMM
-	err := ps.api.put(ctx, "/snapshot/create", snapshotCreate{"Full", "/" + inState, nowhere})
+	err = ps.api.put(ctx, "/snapshot/create", snapshotCreate{"Full", "/" + inState, nowhere})
 	var refused *fault
 	if err == nil || !errors.As(err, &refused) {
-		return errors.Join(errors.New("Firecracker wrote memory where there is no place"), err)
+		return nil, errors.Join(errors.New("Firecracker wrote memory where there is no place"), err)
 	}
 	if !strings.Contains(strings.ToLower(refused.Message), memoryRefused) {
-		return err
+		return nil, err
 	}
-	f, err := h.o.Host.OpenJailed(ps.jail, inState)
+	f, err := h.OpenJailed(ps.jail, inState)
 	if errors.Is(err, os.ErrNotExist) {
 		if err := ps.api.put(ctx, "/snapshot/create", snapshotCreate{"Diff", "/" + inState, "/" + inDiff}); err != nil {
-			return err
+			return nil, err
 		}
-		f, err = h.o.Host.OpenJailed(ps.jail, inState)
+		f, err = h.OpenJailed(ps.jail, inState)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	fz.stream, err = io.ReadAll(f)
-	if err == nil && len(fz.stream) == 0 {
+	stream, err = io.ReadAll(f)
+	if err == nil && len(stream) == 0 {
 		err = errors.New("Firecracker has written no state")
 	}
-	return errors.Join(err, f.Close())
+	ps.reset = true
+	return stream, errors.Join(err, f.Close())
 }
 
 func (fz *freeze) stage(name string) {

@@ -16,9 +16,8 @@ import (
 
 // instance is one running guest. Its Firecracker is another after each reboot.
 type instance struct {
-	h     *Hypervisor
-	m     hypervisor.Machine
-	facts *facts
+	h *Hypervisor
+	m hypervisor.Machine
 	// record is how a later daemon learns of a process.
 	record hypervisor.Record
 	queue  *vmm.Events
@@ -44,10 +43,10 @@ type instance struct {
 	oomKills uint64 // the host's count when we took the VMM up
 }
 
-func newInstance(h *Hypervisor, m hypervisor.Machine, f *facts, record hypervisor.Record) *instance {
+func newInstance(h *Hypervisor, m hypervisor.Machine, record hypervisor.Record) *instance {
 	life, finish := context.WithCancelCause(context.Background())
 	return &instance{
-		h: h, m: m, facts: f, record: record, life: life, finish: finish, queue: vmm.NewEvents(),
+		h: h, m: m, record: record, life: life, finish: finish, queue: vmm.NewEvents(),
 		oomKills: vmm.OOMKills(), turn: make(chan struct{}, 1), conns: map[*conn]struct{}{},
 	}
 }
@@ -248,12 +247,26 @@ func (i *instance) Resume(ctx context.Context) error {
 		if !i.Standing() {
 			return nil
 		}
-		err := ps.api.resume(ctx)
-		if err == nil {
-			i.setStanding(false)
-		}
-		return err
+		return i.goOn(ctx, ps)
 	})
+}
+
+// goOn lets a guest that stands go on, with the turn taken. Firecracker gives its vsock nothing to receive after any standstill until the guest
+// has answered the event that a snapshot sends it (kick and pending_event_ack in its src/vmm/src/devices/virtio/vsock/device.rs); where there was
+// no snapshot there is no event, and the vsock would be dead for good. So there always is one. All streams end by it.
+func (i *instance) goOn(ctx context.Context, ps *process) error {
+	if !ps.reset {
+		if _, err := i.saveState(ctx, ps); err != nil {
+			return err
+		}
+	}
+	if err := ps.api.resume(ctx); err != nil {
+		return err
+	}
+	ps.reset = false
+	i.setStanding(false)
+	i.hangUp()
+	return nil
 }
 
 // Standing reports whether it was us who stopped the guest, an earlier daemon included.

@@ -36,10 +36,10 @@ const nicID = "net0"
 const guestCID = 3
 
 // jailOf is a machine's jail. Its name tells of the directory, too: two daemons may have VMs of one id.
-func (h *Hypervisor) jailOf(m *hypervisor.Machine, f *facts) host.Jail {
+func (h *Hypervisor) jailOf(m *hypervisor.Machine) host.Jail {
 	sum := sha256.Sum256([]byte(m.Dir))
 	return host.Jail{
-		Base: h.o.Paths.Jails(), Program: f.program(), Name: fmt.Sprintf("%s-%x", m.ID, sum[:4]), UID: m.UID, GID: m.GID,
+		Base: h.o.Paths.Jails(), Program: h.program(), Name: fmt.Sprintf("%s-%x", m.ID, sum[:4]), UID: m.UID, GID: m.GID,
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"banger/internal/host/local"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/hypervisortest"
+	"banger/internal/hypervisor/kvm"
 )
 
 // need skips, loudly, except where the harness forbids it.
@@ -66,7 +67,7 @@ func newBench(t testing.TB) *bench { return &bench{t, shortDir(t)} }
 func (b *bench) hypervisor() *Hypervisor {
 	b.t.Helper()
 	h := needFirecracker(b.t)
-	o := Options{Host: h, Paths: config.Paths{State: b.state}, Log: slog.New(slog.NewTextHandler(testLog{b.t}, nil))}
+	o := Options{Host: h, KVM: kvm.New(), Paths: config.Paths{State: b.state}, Log: slog.New(slog.NewTextHandler(testLog{b.t}, nil))}
 	attachTo(&o, h)
 	return New(o)
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/firecracker/oracle"
 )
 
 // layout counts the changes to what a guest is given that change which devices it has, or where.
@@ -13,14 +14,14 @@ const layout = "1"
 
 // Stamp lists what a state depends on: Firecracker promises nothing between versions, nor between CPUs.
 func (h *Hypervisor) Stamp(ctx context.Context, m hypervisor.Machine) (hypervisor.Stamp, error) {
-	f, err := h.oracle.ask(ctx)
+	f, err := h.oracle.Ask(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return stampFor(&m, f), nil
 }
 
-func stampFor(m *hypervisor.Machine, f *facts) hypervisor.Stamp {
+func stampFor(m *hypervisor.Machine, f oracle.Facts) hypervisor.Stamp {
 	drives := make([]string, 0, len(m.Drives))
 	for _, d := range m.Drives {
 		mode := "rw"

@@ -32,15 +32,14 @@ const room = 64 << 20
 
 // Start launches Firecracker, has it recorded, and lets the guest run.
 func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record hypervisor.Record) (hypervisor.Instance, error) {
-	f, err := h.oracle.ask(ctx)
-	if err != nil {
+	if _, err := h.oracle.Ask(ctx); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, h.wrap(&m, "start", err)
 	}
 	m.Drives = slices.Clone(m.Drives) // a freeze moves them
-	i := newInstance(h, m, f, record)
+	i := newInstance(h, m, record)
 	if err := i.launch(ctx, i.boot); err != nil {
 		return nil, h.wrap(&m, "start", err)
 	}
@@ -59,6 +58,8 @@ type process struct {
 	// life ends when the process does, or when we let go of it; its cause tells which.
 	life context.Context
 	end  context.CancelCauseFunc
+	// reset: the guest stands, and has been sent the event that a snapshot sends.
+	reset bool
 	// thawed: its memory maps a file.
 	thawed bool
 	// next is closed when there is another process, or none to come.
@@ -115,7 +116,11 @@ func (i *instance) spawn(ctx context.Context) (_ *process, err error) {
 	if m.UID == 0 {
 		return nil, api.Errorf(api.CodeInternal, "a VMM in a jail needs a uid of its own")
 	}
-	j := h.jailOf(m, i.facts)
+	f, err := h.oracle.Ask(ctx)
+	if err != nil {
+		return nil, err
+	}
+	j := h.jailOf(m)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.Clean(context.WithoutCancel(ctx), *m))
@@ -150,7 +155,7 @@ func (i *instance) spawn(ctx context.Context) (_ *process, err error) {
 	defer stderr.Close()
 	ps := &process{jail: j, drives: drives, log: vmm.TailFrom(vmmLog(m), nil), next: make(chan struct{})}
 	ps.p, err = h.o.Host.SpawnJailed(host.Jailed{
-		Jail: j, Jailer: i.facts.Jailer, Binary: i.facts.Binary, MemoryBytes: m.MemoryBytes + room,
+		Jail: j, Jailer: f.Jailer, Binary: f.Binary, MemoryBytes: m.MemoryBytes + room,
 		Args:   []string{"--api-sock", "/" + inControl, "--log-path", "/" + inLog, "--level", "Info", "--metrics-path", "/" + inMetrics},
 		Stdout: stdout, Stderr: stderr, OOMScoreAdj: oomScoreAdj,
 	})

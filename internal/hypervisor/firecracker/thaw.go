@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/firecracker/oracle"
 	"banger/internal/hypervisor/memory"
 	"banger/internal/hypervisor/vmm"
 )
@@ -21,7 +22,7 @@ import (
 // let go. Devices look into the guest's memory only after that. Nothing is told of the time that has passed: what Firecracker could do about it
 // (clock_realtime) would let the guest's monotonic clock jump, and fire every timer; the agent sets the clock that people see.
 func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hypervisor.Frozen, record hypervisor.Record) (hypervisor.Instance, error) {
-	facts, err := h.oracle.ask(ctx)
+	facts, err := h.oracle.Ask(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +35,7 @@ func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hyperviso
 		return nil, h.wrap(&m, "thaw", err)
 	}
 	defer t.close()
-	i := newInstance(h, m, facts, func(held hypervisor.Handles) error {
+	i := newInstance(h, m, func(held hypervisor.Handles) error {
 		defer t.stage(hypervisor.StageSpawn)
 		return record(held)
 	})
@@ -64,7 +65,7 @@ type pagesRead struct {
 }
 
 // thawing checks all that can be checked before a process is there.
-func (h *Hypervisor) thawing(ctx context.Context, m *hypervisor.Machine, f hypervisor.Frozen, facts *facts) (_ *thaw, err error) {
+func (h *Hypervisor) thawing(ctx context.Context, m *hypervisor.Machine, f hypervisor.Frozen, facts oracle.Facts) (_ *thaw, err error) {
 	t := &thaw{m: m, frozen: f, stamp: stampFor(m, facts)}
 	defer func() {
 		if err != nil {

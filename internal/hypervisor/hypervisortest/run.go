@@ -62,11 +62,12 @@ func recorder(t *testing.T, m hypervisor.Machine, recorded *host.Process) hyperv
 	said := consoleSize(m)
 	return func(h hypervisor.Handles) error {
 		p := h.Process
+		first := *recorded == host.Process{}
 		*recorded = p
 		if !procs.Alive(p) {
 			t.Errorf("record was called with process %v, which does not run", p)
 		}
-		if consoleSize(m) != said {
+		if first && consoleSize(m) != said {
 			t.Error("the guest ran before record was called")
 		}
 		return nil
