@@ -48,7 +48,7 @@ func (h *Hypervisor) attach(ctx context.Context, m *hypervisor.Machine) (_ []att
 // detach takes away the devices of a machine whose VMM is gone.
 func (h *Hypervisor) detach(ctx context.Context, m *hypervisor.Machine) error {
 	if h.o.Attacher == nil || h.o.Attacher.CanAttach() != nil {
-		return nil
+		return nil //nolint:nilerr // then nothing has ever been attached
 	}
 	var errs []error
 	for _, d := range m.Drives {
@@ -70,8 +70,8 @@ func disks(drives []attached) []hypervisor.Disk {
 
 // Clean removes the jail and the devices of a VMM that is gone.
 func (h *Hypervisor) Clean(ctx context.Context, m hypervisor.Machine) error {
-	if h.o.Host.CanJail() != nil { // then nothing has ever been made
-		return nil
+	if h.o.Host.CanJail() != nil {
+		return nil //nolint:nilerr // then nothing has ever been made
 	}
 	return errors.Join(h.o.Host.RemoveJail(ctx, h.jailOf(&m)), h.detach(ctx, &m))
 }

@@ -256,7 +256,7 @@ func (i *instance) saveState(ctx context.Context, ps *process) (stream []byte, e
 	err = ps.api.put(ctx, "/snapshot/create", snapshotCreate{"Full", "/" + inState, nowhere})
 	var refused *fault
 	if err == nil || !errors.As(err, &refused) {
-		return nil, errors.Join(errors.New("Firecracker wrote memory where there is no place"), err)
+		return nil, errors.Join(errors.New("memory was written where there is no place for it"), err)
 	}
 	if !strings.Contains(strings.ToLower(refused.Message), memoryRefused) {
 		return nil, err
@@ -273,7 +273,7 @@ func (i *instance) saveState(ctx context.Context, ps *process) (stream []byte, e
 	}
 	stream, err = io.ReadAll(f)
 	if err == nil && len(stream) == 0 {
-		err = errors.New("Firecracker has written no state")
+		err = errors.New("no state was written")
 	}
 	ps.reset = true
 	return stream, errors.Join(err, f.Close())
