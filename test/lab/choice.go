@@ -25,7 +25,7 @@ func notInLab() map[string]string {
 		"TestIdleSuspend": clock, "TestIdleWakes": clock, "TestIdleWakesSSH": clock, "TestForkClock": clock, "TestPool": clock,
 		"TestBridge": "the network is the host's; its packets are forged with a compiler that the lab host has not", "TestNone": above, "TestHelped": "every test here runs beside bangerd-root",
 		"TestSession": above, "TestSessionsSystemd": above, "TestSessionsMany": many, "TestSessionFloods": many, "TestSessionTerminal": above,
-		"TestFileSync": above, "TestFileSyncPool": above, "TestGitIdentity": above, "TestLoginsAreMended": above,
+		"TestSessionOnFullDisk": above, "TestFileSync": above, "TestFileSyncPool": above, "TestGitIdentity": above, "TestLoginsAreMended": above,
 		"TestSessionsOfFork": above, "TestWorkspace": above, "TestUser": "it builds images; a user's daemon beside bangerd-root is what the whole suite runs on", "TestTakenDNSPort": above,
 		"TestClones": many, "TestSuspendChain": many, "TestShortChains": many,
 		"TestDaemonDiesInSuspend": points, "TestDaemonDiesInClone": points, "TestDaemonDiesInTemplate": points, "TestDaemonDiesInFork": points,

@@ -30,7 +30,7 @@ func runSuites(ctx context.Context, args []string) (int, error) {
 	host := flags.String("host", ".cache/lab", "`DIR` of the lab host's files")
 	firecracker := flags.String("firecracker-dir", "", "`DIR` of firecracker and jailer; else they are looked for in PATH")
 	jobs := flags.Int("jobs", 2, "hosts at a time")
-	timeout := flags.Duration("timeout", 15*time.Minute, "end a suite after this time")
+	timeout := flags.Duration("timeout", 30*time.Minute, "end a suite after this time")
 	memory := flags.String("memory", "4G", "memory of a host")
 	results := flags.String("out", "", "keep each host's console in this `DIR`")
 	if err := flags.Parse(args); err != nil {
