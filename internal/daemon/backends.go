@@ -3,12 +3,15 @@ package daemon
 import (
 	"log/slog"
 
+	"banger/api"
 	"banger/internal/backend"
 	"banger/internal/config"
 	"banger/internal/disk"
 	"banger/internal/disk/clone"
+	"banger/internal/disk/dmsnapshot"
 	"banger/internal/disk/qcow2"
 	"banger/internal/host"
+	"banger/internal/hypervisor/firecracker"
 	"banger/internal/hypervisor/kvm"
 	"banger/internal/hypervisor/qemu"
 )
@@ -16,7 +19,12 @@ import (
 // backends are all ways to run guests, the better ones first.
 func backends(cfg *config.Config, h host.Host, log *slog.Logger, o Options) (backend.Set, error) {
 	if o.Hypervisors == nil {
-		return backend.NewSet(cfg.Hypervisor, withQEMU(cfg, h, log, kvm.New())), nil
+		device := kvm.New()
+		standard := cfg.Hypervisor
+		if cfg.Accel == "tcg" && standard == api.HypervisorAuto { // which Firecracker has not
+			standard = "qemu"
+		}
+		return backend.NewSet(standard, withFirecracker(cfg, h, log, device), withQEMU(cfg, h, log, device)), nil
 	}
 	replaced, err := o.Hypervisors(cfg, h, log)
 	var all []backend.Backend
@@ -24,6 +32,20 @@ func backends(cfg *config.Config, h host.Host, log *slog.Logger, o Options) (bac
 		all = append(all, backend.Backend{Hypervisor: r, Disks: disks(cfg), Overlays: qcow2.Driver{}})
 	}
 	return backend.NewSet(cfg.Hypervisor, all...), err
+}
+
+func withFirecracker(cfg *config.Config, h host.Host, log *slog.Logger, device *kvm.Device) backend.Backend {
+	jailer := cfg.JailerBin
+	if jailer == "auto" {
+		jailer = ""
+	}
+	disks := dmsnapshot.New(dmsnapshot.Options{Host: h, Log: log})
+	return backend.Backend{
+		Hypervisor: firecracker.New(firecracker.Options{
+			Host: h, Paths: cfg.Paths, Log: log, Binary: cfg.FirecrackerBin, Jailer: jailer, KVM: device, Attacher: disks,
+		}),
+		Disks: disks, Overlays: disks,
+	}
 }
 
 func withQEMU(cfg *config.Config, h host.Host, log *slog.Logger, device *kvm.Device) backend.Backend {

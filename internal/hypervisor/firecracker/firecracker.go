@@ -76,7 +76,7 @@ func (h *Hypervisor) Features(ctx context.Context) (hypervisor.Features, error) 
 	if err != nil {
 		return hypervisor.Features{}, err
 	}
-	return hypervisor.Features{Accel: "kvm", AccelReason: f.Reason, Caveat: f.Caveat, Version: f.Version, MaxCPUs: maxCPUs}, nil
+	return hypervisor.Features{Accel: "kvm", AccelReason: f.Reason, Caveat: f.Caveat, Version: f.Version, MaxCPUs: maxCPUs, TapOnly: true}, nil
 }
 
 // program is the name that jails of ours are under. It does not ask whether the program can be used: what it has left behind has to be found,
