@@ -41,7 +41,7 @@ func (b *box) command(ctx context.Context, program string, args ...string) *exec
 			`mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`, b.bootID)
 	}
 	if b.uid != 0 {
-		argv = append(argv, "setpriv", fmt.Sprintf("--reuid=%d", b.uid), fmt.Sprintf("--regid=%d", b.gid), "--clear-groups", "--")
+		argv = append(argv, "setpriv", fmt.Sprintf("--reuid=%d", b.uid), fmt.Sprintf("--regid=%d", b.gid), "--init-groups", "--")
 	}
 	argv = append(append(argv, program), args...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)

@@ -28,7 +28,11 @@ func (b *box) makeUser() {
 	t := b.t
 	t.Helper()
 	b.name = fmt.Sprintf("bt%d-%d", os.Getpid()%100000, boxes.Add(1))
-	if out, err := exec.Command("useradd", "--no-create-home", "--home-dir", b.home, "--shell", "/bin/sh", b.name).CombinedOutput(); err != nil {
+	args := []string{"--no-create-home", "--home-dir", b.home, "--shell", "/bin/sh"}
+	if _, accel := backend(); accel == "kvm" {
+		args = append(args, "--groups", "kvm") // as doctor would tell this user
+	}
+	if out, err := exec.Command("useradd", append(args, b.name)...).CombinedOutput(); err != nil {
 		t.Fatalf("useradd: %v\n%s", err, out)
 	}
 	// The user goes when nothing is left that runs or belongs to it.
