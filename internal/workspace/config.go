@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/url"
 	"strings"
+
+	"banger/api"
 )
 
 // guestConfig is the configuration that the repository has in the guest.
@@ -32,11 +34,27 @@ func (s *snapshot) guestConfig(ctx context.Context) (string, error) {
 		"checkStat", "minimal", "trustctime", "false",
 		"autocrlf", r.setting(ctx, "core.autocrlf"), "eol", r.setting(ctx, "core.eol"))
 	section("extensions", "objectFormat", format)
-	section("user", "name", r.setting(ctx, "user.name"), "email", r.setting(ctx, "user.email"))
+	mine, err := r.host.Identity(ctx)
+	if err != nil {
+		return "", err
+	}
+	if mine == nil {
+		mine = &api.GitIdentity{}
+	}
+	// What the caller has everywhere comes with the VM, below what its guest says; here is what is this repository's.
+	section("user", "name", unless(r.setting(ctx, "user.name"), mine.Name), "email", unless(r.setting(ctx, "user.email"), mine.Email))
 	if origin := publicURL(r.setting(ctx, "remote.origin.url")); origin != "" {
 		section(`remote "origin"`, "url", origin, "fetch", "+refs/heads/*:refs/remotes/origin/*")
 	}
 	return b.String(), ctx.Err()
+}
+
+// unless is s, or nothing where that is other.
+func unless(s, other string) string {
+	if s == other {
+		return ""
+	}
+	return s
 }
 
 // publicURL is a remote's address without what is secret in it, empty for one that leads nowhere from a guest.

@@ -284,7 +284,14 @@ func copyFile(from, to string) error {
 		return err
 	}
 	_, err = io.Copy(dst, src)
-	return errors.Join(err, dst.Close())
+	if err := errors.Join(err, dst.Close()); err != nil {
+		return err
+	}
+	st, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	return os.Chtimes(to, st.ModTime(), st.ModTime())
 }
 
 // trees is what the index of the guest remembers of the staged tree.
