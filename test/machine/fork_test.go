@@ -18,7 +18,7 @@ import (
 const life = `
 echo kept >/run/tmpfs
 echo secret >/root/open; exec 3</root/open; rm /root/open
-(i=0; while :; do i=$((i+1)); echo $i >/run/count; sleep 0.5; done) &
+(i=0; while :; do i=$((i+1)); echo $i >/run/count.new; mv /run/count.new /run/count; sleep 0.5; done) &
 (i=0; while :; do i=$((i+1)); printf '%d\n' $i | dd of=/root/records oflag=append conv=notrunc,fsync 2>/dev/null && echo $i >/run/acked.new && mv /run/acked.new /run/acked; sleep 0.5; done) &
 (while [ ! -e /run/go ]; do sleep 1; done; cat <&3 >/run/opened.new; mv /run/opened.new /run/opened) &
 wait`

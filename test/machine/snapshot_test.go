@@ -15,7 +15,7 @@ import (
 )
 
 // counting is a main command that counts in memory and in a file of tmpfs, and fsyncs each number to the work disk.
-const counting = `i=0; while true; do i=$((i+1)); echo $i >/run/count; echo $i >/root/last; sync /root/last 2>/dev/null; sleep 0.05; done`
+const counting = `i=0; while true; do i=$((i+1)); echo $i >/run/count.new; mv /run/count.new /run/count; echo $i >/root/last; sync /root/last 2>/dev/null; sleep 0.05; done`
 
 // count is how far it has come.
 func (b *box) count(vm string) int {

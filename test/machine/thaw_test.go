@@ -118,7 +118,7 @@ func (b *box) checkClock(name string) {
 func TestSuspend(t *testing.T) {
 	t.Parallel()
 	b := newBox(t)
-	b.must("run", "-d", "--name", "x", "--", "sh", "-c", "i=0; while true; do i=$((i+1)); echo $i >/run/count; sleep 0.1; done")
+	b.must("run", "-d", "--name", "x", "--", "sh", "-c", "i=0; while true; do i=$((i+1)); echo $i >/run/count.new; mv /run/count.new /run/count; sleep 0.1; done")
 	b.guest("x", "echo kept >/run/tmpfs; while [ ! -s /run/count ]; do sleep 0.1; done")
 	boot := b.guest("x", "cat /proc/sys/kernel/random/boot_id")
 	last := 0

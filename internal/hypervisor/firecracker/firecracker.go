@@ -3,7 +3,7 @@
 // end of the guest's vsock. Only daemon (which builds it) and tests import it; everybody else knows package hypervisor.
 //
 // Firecracker has no link state, no power-off and no reboot: its process ends where a guest reboots, and stays where a
-// guest is off. What the contract promises of these is made up for here: see reboot.go, console.go and SetLink.
+// guest is off. What the contract promises of these is made up for here: see exit.go, console.go and SetLink.
 package firecracker
 
 import (
