@@ -6,6 +6,7 @@ package scripts
 
 import (
 	"context"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// Scripts wait more than they work.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){
 		"banger":            func() { os.Exit(cli.Main(context.Background(), os.Args[1:], cli.OS())) },
 		"git-remote-banger": func() { os.Exit(cli.GitRemote(context.Background(), os.Args[1:], cli.OS())) },
