@@ -124,7 +124,7 @@ func Uninstall(o Options, purge bool) error {
 	}
 	if o.Kind != User {
 		errs = append(errs, removeEmpty(o.path(programDir)))
-		for _, d := range []string{config.SystemRuntime, filepath.Dir(config.SystemRootSocket)} {
+		for _, d := range []string{config.SystemRuntime, filepath.Dir(config.SystemRootSocket), config.SystemRootState} {
 			errs = append(errs, os.RemoveAll(o.path(d)))
 		}
 		if purge {

@@ -8,6 +8,7 @@ import (
 
 	"banger/api"
 	"banger/internal/config"
+	"banger/internal/host/verb"
 )
 
 // DaemonUnit runs the daemon.
@@ -73,9 +74,14 @@ UMask=0077
 const unneeded = "CAP_AUDIT_CONTROL CAP_AUDIT_READ CAP_BLOCK_SUSPEND CAP_IPC_OWNER CAP_LEASE CAP_LINUX_IMMUTABLE CAP_MAC_ADMIN CAP_MAC_OVERRIDE " +
 	"CAP_SYSLOG CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_PACCT CAP_SYS_RAWIO CAP_SYS_TIME CAP_SYS_TTY_CONFIG CAP_WAKE_ALARM"
 
-// needed is what bangerd-root gives itself; see its own list.
-const needed = "CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_KILL CAP_MKNOD CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_SETGID CAP_SETUID " +
-	"CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_SYS_RESOURCE"
+// needed is what bangerd-root keeps for itself.
+func needed() string {
+	var names []string
+	for _, c := range verb.Capabilities() {
+		names = append(names, c.Name)
+	}
+	return strings.Join(names, " ")
+}
 
 func (o Options) daemon() string {
 	var b strings.Builder
@@ -111,8 +117,8 @@ func (o Options) helper() (string, error) {
 	c := o.Config
 	var b strings.Builder
 	fmt.Fprintf(&b, "[Unit]\nDescription=banger: what only root may do, for %s's daemon\n\n[Service]\nType=notify\n", o.User.Username)
-	fmt.Fprintf(&b, "ExecStart=%s --socket %s --uid %s --gid %s --state-dir %s --bridge %s --uid-base %d --uid-count %d",
-		quote(o.program("bangerd-root")), config.SystemRootSocket, o.User.Uid, o.User.Gid, config.SystemState, c.Bridge, c.UIDBase, c.UIDCount)
+	fmt.Fprintf(&b, "ExecStart=%s --socket %s --uid %s --gid %s --state-dir %s --bridge %s --uid-base %d --uid-count %d --jails %s",
+		quote(o.program("bangerd-root")), config.SystemRootSocket, o.User.Uid, o.User.Gid, config.SystemState, c.Bridge, c.UIDBase, c.UIDCount, filepath.Join(config.SystemRootState, "jails"))
 	if c.Explicit("subnet") {
 		b.WriteString(" --subnet " + c.Subnet)
 	}
@@ -127,7 +133,7 @@ func (o Options) helper() (string, error) {
 		return "", api.Errorf(api.CodeInvalid, "%s is root", o.User.Username).WithHint("sudo banger system install --root")
 	}
 	b.WriteString("\n" + shared + "Restart=always\nRestartSec=200ms\nRuntimeDirectory=banger-root\nRuntimeDirectoryMode=0755\nRuntimeDirectoryPreserve=yes\n")
-	fmt.Fprintf(&b, "CapabilityBoundingSet=%s\nNoNewPrivileges=yes\n", needed)
+	fmt.Fprintf(&b, "CapabilityBoundingSet=%s\nNoNewPrivileges=yes\n", needed())
 	b.WriteString(o.install())
 	return b.String(), nil
 }

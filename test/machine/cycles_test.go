@@ -107,7 +107,7 @@ func (b *box) checkHostClean() {
 		file, _ := os.ReadFile(path)
 		b.t.Errorf("a loop device is left on %s", file)
 	}
-	for _, pattern := range []string{"/sys/fs/cgroup/banger/*", "/sys/fs/cgroup/memory/banger/*"} {
+	for _, pattern := range []string{"/sys/fs/cgroup/banger*/*", "/sys/fs/cgroup/memory/banger*/*"} {
 		groups, _ := filepath.Glob(pattern)
 		for _, path := range groups {
 			if fi, err := os.Stat(path); err == nil && fi.IsDir() {

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -17,6 +18,8 @@ import (
 type helped struct {
 	*box
 	root *exec.Cmd
+	// place is root's: the box's directory is the user's, so that bangerd-root neither runs programs in it nor has jails there.
+	place string
 }
 
 // newHelpedBox makes one with the images prepared by scripts/machine-state.
@@ -36,9 +39,36 @@ func newHelpedBox(t *testing.T, options ...option) *helped {
 	}
 	b.env = append(b.env, "BANGER_ROOT_SOCKET="+filepath.Join(b.dir, "root", "socket"))
 	h := &helped{box: b}
+	h.makePlace()
 	h.startRoot()
 	b.beside = h.endRoot
 	return h
+}
+
+// makePlace puts Firecracker, where there is one, where bangerd-root takes it from.
+func (h *helped) makePlace() {
+	h.t.Helper()
+	var err error
+	if h.place, err = os.MkdirTemp("/tmp", "r"); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.Chmod(h.place, 0o711); err != nil {
+		h.t.Fatal(err)
+	}
+	for name, variable := range map[string]string{"firecracker": "BANGER_FIRECRACKER_BIN", "jailer": "BANGER_JAILER_BIN"} {
+		text, err := os.ReadFile(filepath.Join(h.bin, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		path := filepath.Join(h.place, name)
+		if err == nil {
+			err = os.WriteFile(path, text, 0o755)
+		}
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		h.env = append(h.env, variable+"="+path)
+	}
 }
 
 // startRoot starts bangerd-root, which nobody has waited for yet.
@@ -59,7 +89,8 @@ func (h *helped) startRoot() {
 	}
 	defer log.Close()
 	h.root = exec.Command("nsenter", "--net="+h.net.path(), filepath.Join(h.bin, "bangerd-root"), "--socket", filepath.Join(h.dir, "root", "socket"),
-		"--uid", strconv.Itoa(h.uid), "--gid", strconv.Itoa(h.gid), "--state-dir", h.state(), "--uid-base", base, "--uid-count", count)
+		"--uid", strconv.Itoa(h.uid), "--gid", strconv.Itoa(h.gid), "--state-dir", h.state(), "--uid-base", base, "--uid-count", count,
+		"--jails", filepath.Join(h.place, "jails"), "--firecracker", filepath.Join(h.place, "firecracker"))
 	h.root.Stdout, h.root.Stderr = log, log
 	if err := h.root.Start(); err != nil {
 		h.t.Fatal(err)
@@ -89,6 +120,13 @@ func (h *helped) endRoot() {
 	}
 	_ = h.root.Process.Kill()
 	_ = h.root.Wait()
+	left, err := filepath.Glob(filepath.Join(h.place, "jails", "*", "*"))
+	if err != nil || len(left) > 0 {
+		h.t.Errorf("jails are left: %v, %v", left, err)
+	}
+	if err := os.RemoveAll(h.place); err != nil {
+		h.t.Error(err)
+	}
 }
 
 // TestHelped is the whole flow of an ordinary user's daemon beside bangerd-root: bridge, taps, rules, VMMs under uids of their own.

@@ -37,6 +37,11 @@ func (h *Host) JoinBridge(ctx context.Context, p host.Port) error {
 	return h.tell(ctx, verb.JoinBridge, p)
 }
 
+// SetTapUp asks for it.
+func (h *Host) SetTapUp(name string, up bool) error {
+	return h.short(verb.SetTapUp, verb.LinkStateArgs{Name: name, Up: up}, nil)
+}
+
 // DeleteLink asks for it.
 func (h *Host) DeleteLink(ctx context.Context, name string) error {
 	return h.tell(ctx, verb.DeleteLink, verb.LinkArgs{Name: name})

@@ -141,6 +141,11 @@ func (b blocks) may(d host.Device) error {
 	return nil
 }
 
+// IsMapped reports whether a number is that of a mapped device of ours.
+func (b blocks) IsMapped(d host.Device) bool {
+	return d != (host.Device{}) && d.Major != loopMajor && b.may(d) == nil
+}
+
 // ClearMapped is for a switch that is not to be.
 func (b blocks) ClearMapped(name string) error {
 	return b.act("clear the waiting table of", name, dmTableClear, dmCall{})

@@ -17,7 +17,11 @@ import (
 )
 
 // jails implements host.Jails.
-type jails struct{ processes processes }
+type jails struct {
+	processes processes
+	// group is the parent of the cgroups of all jails.
+	group string
+}
 
 // CanJail asks for root: a jail is made of mknod, chown and a mount namespace.
 func (jails) CanJail() error {
@@ -59,7 +63,7 @@ func (js jails) PrepareJail(ctx context.Context, j host.Jail) error {
 	if err := js.RemoveJail(ctx, j); err != nil {
 		return err
 	}
-	for _, dir := range []string{j.Base, filepath.Join(j.Base, j.Program), jailDir(j), filepath.Join(jailDir(j), "root")} {
+	for _, dir := range []string{j.Base, filepath.Join(j.Base, j.Program), jailDir(j), filepath.Join(jailDir(j), "root"), filepath.Join(jailDir(j), jailNodes)} {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("cannot make a jail: %w", err)
 		}
@@ -120,7 +124,7 @@ func (js jails) LinkIntoJail(j host.Jail, name string, file *os.File, own bool) 
 		return api.Errorf(api.CodeInvalid, "%s is no plain file", file.Name())
 	case own && st.Nlink != 1:
 		return api.Errorf(api.CodeInvalid, "%s has more than one name", file.Name())
-	case !own && st.Mode&unix.S_IROTH == 0 && int(st.Uid) != j.UID:
+	case !own && st.Mode&unix.S_IROTH == 0 && int(st.Uid) != j.UID && (st.Mode&unix.S_IRGRP == 0 || int(st.Gid) != j.GID):
 		return api.Errorf(api.CodeInvalid, "uid %d may not read %s", j.UID, file.Name())
 	}
 	dir, err := openJail(j)
@@ -141,26 +145,6 @@ func (js jails) LinkIntoJail(j host.Jail, name string, file *os.File, own bool) 
 		return fmt.Errorf("cannot put %s into a jail: %w", file.Name(), err)
 	}
 	return nil
-}
-
-// DeviceIntoJail makes a node that the VMM's uid alone may open.
-func (js jails) DeviceIntoJail(j host.Jail, name string, major, minor uint32, readOnly bool) error {
-	if err := checkName(name); err != nil {
-		return err
-	}
-	dir, err := openJail(j)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	mode := uint32(0o600)
-	if readOnly {
-		mode = 0o400
-	}
-	if err := unix.Mknodat(int(dir.Fd()), name, unix.S_IFBLK|mode, int(unix.Mkdev(major, minor))); err != nil {
-		return fmt.Errorf("cannot make a block device in a jail: %w", err)
-	}
-	return unix.Fchownat(int(dir.Fd()), name, j.UID, j.GID, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // InJail compares the root directories.

@@ -26,8 +26,7 @@ func (js jails) DialJailed(ctx context.Context, j host.Jail, name string, p host
 		return nil, err
 	}
 	defer dir.Close()
-	path := byFD(dir) + "/" + name
-	conn, err := dialOnce(ctx, path, p)
+	conn, err := dialOnce(ctx, dir, name, p)
 	if !notYet(err) {
 		return conn, err
 	}
@@ -45,7 +44,7 @@ func (js jails) DialJailed(ctx context.Context, j host.Jail, name string, p host
 	}()
 	defer context.AfterFunc(ctx, func() { _ = w.SetReadDeadline(time.Unix(1, 0)) })()
 	for {
-		conn, err := dialOnce(ctx, path, p)
+		conn, err := dialOnce(ctx, dir, name, p)
 		if !notYet(err) {
 			return conn, err
 		}
@@ -85,9 +84,14 @@ func watchNames(dir *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "inotify"), nil
 }
 
-// dialOnce connects, and asks the kernel who has made the socket: a link in its place could lead to somebody else's.
-func dialOnce(ctx context.Context, path string, p host.Process) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+// dialOnce connects, and asks the kernel who has made the socket. No link is followed to it: that could lead to somebody else's.
+func dialOnce(ctx context.Context, dir *os.File, name string, p host.Process) (net.Conn, error) {
+	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: within})
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", fmt.Sprint("/proc/self/fd/", fd))
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,7 @@ import (
 	"banger/internal/host"
 )
 
-// jailCgroup is the parent of the cgroups of all jails.
+// jailCgroup is the parent of the cgroups of all jails of daemons that are root.
 const jailCgroup = "banger"
 
 // memoryCgroup says where the host's memory controller is: the version of its hierarchy, where that is mounted, and the
@@ -46,10 +46,13 @@ func (js jails) SpawnJailed(c host.Jailed) (host.Process, error) {
 		"--uid", strconv.Itoa(c.UID), "--gid", strconv.Itoa(c.GID),
 	}
 	if version, _, limit := memoryCgroup(); version != 0 && c.MemoryBytes > 0 {
-		args = append(args, "--cgroup-version", strconv.Itoa(version), "--parent-cgroup", jailCgroup, "--cgroup", fmt.Sprintf("%s=%d", limit, c.MemoryBytes))
+		args = append(args, "--cgroup-version", strconv.Itoa(version), "--parent-cgroup", js.group, "--cgroup", fmt.Sprintf("%s=%d", limit, c.MemoryBytes))
 	}
 	cmd, err := js.processes.command(host.Command{Path: c.Jailer, Args: append(append(args, "--"), c.Args...), Dir: "/", Env: []string{}})
 	if err != nil {
+		return host.Process{}, err
+	}
+	if err := useJail(c.Jail); err != nil {
 		return host.Process{}, err
 	}
 	cmd.SysProcAttr.Setsid = true
@@ -73,7 +76,7 @@ func (js jails) RemoveJail(ctx context.Context, j host.Jail) error {
 	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 	defer cancel()
 	if _, top, _ := memoryCgroup(); top != "" {
-		if err := removeCgroup(ctx, filepath.Join(top, jailCgroup, j.Name)); err != nil {
+		if err := removeCgroup(ctx, filepath.Join(top, js.group, j.Name)); err != nil {
 			return err
 		}
 	}
@@ -83,9 +86,14 @@ func (js jails) RemoveJail(ctx context.Context, j host.Jail) error {
 	if err := js.CanJail(); err != nil {
 		return err
 	}
+	if err := revokeNodes(jailDir(j)); err != nil {
+		return err
+	}
 	// Nobody runs in it, so nothing changes under this; and it follows no links.
-	if err := os.RemoveAll(jailDir(j)); err != nil {
-		return fmt.Errorf("cannot remove a jail: %w", err)
+	for _, dir := range []string{filepath.Join(jailDir(j), "root"), jailDir(j)} { // in this order: as long as there is a node, it is known
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("cannot remove a jail: %w", err)
+		}
 	}
 	return nil
 }

@@ -2,6 +2,8 @@
 // netlink, nft, loop devices and device-mapper on the host's side. Only daemon, which builds it once, and tests import it.
 package local
 
+import "fmt"
+
 // Host is the machine that banger runs on. Its parts hold no state that
 // outlives a call except the children that this process must reap.
 type Host struct {
@@ -16,11 +18,12 @@ type Host struct {
 func NewFor(uid int) *Host {
 	h := New()
 	h.owner = uid
+	h.group = fmt.Sprint(jailCgroup, "-", uid)
 	return h
 }
 
 // New returns the machine. It touches nothing yet.
 func New() *Host {
 	ps := newProcesses()
-	return &Host{processes: ps, jails: jails{processes: ps}}
+	return &Host{processes: ps, jails: jails{processes: ps, group: jailCgroup}}
 }

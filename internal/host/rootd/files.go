@@ -48,23 +48,28 @@ func (s *Server) give(_ context.Context, _ *question, a verb.GiveArgs) (any, err
 		return nil, err
 	}
 	defer unix.Close(fd)
+	return nil, s.giveFile(fd, a.Path, a.UID)
+}
+
+// giveFile lets the group of a VMM's uid do what the caller may with a file of the caller's. path is for people.
+func (s *Server) giveFile(fd int, path string, uid int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
+		return err
 	}
 	switch kind := st.Mode & unix.S_IFMT; {
 	case kind != unix.S_IFREG && kind != unix.S_IFDIR && kind != unix.S_IFSOCK:
-		return nil, refuse("%q is neither a file, nor a directory, nor a socket", a.Path)
+		return refuse("%q is neither a file, nor a directory, nor a socket", path)
 	case kind != unix.S_IFDIR && st.Nlink != 1:
-		return nil, refuse("%q has more than one name", a.Path)
+		return refuse("%q has more than one name", path)
 	case int(st.Uid) != s.o.UID || int(st.Gid) != s.o.GID && !s.vmm(int(st.Gid)):
-		return nil, refuse("%q belongs to uid %d and gid %d", a.Path, st.Uid, st.Gid)
+		return refuse("%q belongs to uid %d and gid %d", path, st.Uid, st.Gid)
 	}
-	if err := unix.Fchownat(fd, "", -1, a.UID, unix.AT_EMPTY_PATH); err != nil {
-		return nil, fmt.Errorf("cannot give %q to group %d: %w", a.Path, a.UID, err)
+	if err := unix.Fchownat(fd, "", -1, uid, unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("cannot give %q to group %d: %w", path, uid, err)
 	}
 	// What its owner may do, the group may; others what they could before.
 	mode := fs.FileMode(st.Mode & 0o707)
 	mode |= mode & 0o700 >> 3
-	return nil, os.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), mode)
+	return os.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), mode)
 }

@@ -46,6 +46,7 @@ func (s *Server) handlers() map[verb.Verb]handler {
 		verb.EnsureBridge: typed(s.ensureBridge),
 		verb.OpenTap:      typed(s.openTap),
 		verb.JoinBridge:   typed(s.joinBridge),
+		verb.SetTapUp:     typed(s.setTapUp),
 		verb.DeleteLink:   typed(s.deleteLink),
 		verb.ApplyRules:   typed(s.applyRules),
 		verb.ListRules:    s.listRules,
@@ -68,9 +69,19 @@ func (s *Server) handlers() map[verb.Verb]handler {
 		verb.ClearMapped:   s.mapped((*local.Host).ClearMapped),
 		verb.SuspendMapped: s.mapped((*local.Host).SuspendMapped),
 		verb.ResumeMapped:  s.mapped((*local.Host).ResumeMapped),
-		verb.RemoveMapped:  s.mapped((*local.Host).RemoveMapped),
+		verb.RemoveMapped:  typed(s.removeMapped),
 		verb.Mapped:        typed(s.showMapped),
 		verb.MappedNames:   typed(s.mappedNames),
+
+		verb.PrepareJail:    typed(s.prepareJail),
+		verb.LinkIntoJail:   typed(s.linkIntoJail),
+		verb.DeviceIntoJail: typed(s.deviceIntoJail),
+		verb.SpawnJailed:    typed(s.spawnJailed),
+		verb.DialJailed:     typed(s.dialJailed),
+		verb.InJail:         typed(s.inJail),
+		verb.OpenJailed:     typed(s.openJailed),
+		verb.RemoveJailed:   typed(s.removeJailed),
+		verb.RemoveJail:     typed(s.removeJail),
 	}
 }
 
@@ -81,6 +92,9 @@ func (s *Server) hello(context.Context, *question) (any, error) {
 	}
 	if err := s.host.CanMap(); err != nil {
 		r.NoMap = api.AsError(err)
+	}
+	if err := s.canJail(); err != nil {
+		r.NoJail = api.AsError(err)
 	}
 	return r, nil
 }

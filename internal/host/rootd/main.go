@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/api"
+	"banger/internal/host/verb"
 )
 
 // Main runs bangerd-root until SIGTERM or the end of ctx, and returns the exit code of the process.
@@ -54,6 +55,9 @@ func parse(args []string, stderr io.Writer) (Options, string, error) {
 	set.StringVar(&o.Bridge, "bridge", "banger0", "the one bridge")
 	set.StringVar(&subnet, "subnet", "", "allowed on the bridge beside private subnets")
 	set.StringVar(&dns, "dns", "", "where names are answered, if not on the bridge: ADDRESS:PORT")
+	set.StringVar(&o.Jails, "jails", "/var/lib/banger-root/jails", "where jails are: root's own, on the file system of the state directory")
+	set.StringVar(&o.Firecracker, "firecracker", "", "the Firecracker to run: a name looked up in PATH, or a path; without it there are no jails")
+	set.StringVar(&o.Jailer, "jailer", "", "Firecracker's jailer; without it the one beside Firecracker")
 	set.IntVar(&o.UIDBase, "uid-base", 1_900_000_000, "first uid for VMMs")
 	set.IntVar(&o.UIDCount, "uid-count", 4096, "how many there are, but for one more")
 	if err := set.Parse(args); err != nil {
@@ -70,8 +74,8 @@ func parse(args []string, stderr io.Writer) (Options, string, error) {
 				return err
 			}
 		}
-		if o.UID <= 0 || o.GID <= 0 || !filepath.IsAbs(socket) || !filepath.IsAbs(o.StateDir) || set.NArg() > 0 {
-			return errors.New("--uid, --gid, --socket and --state-dir are needed; nobody serves root")
+		if o.UID <= 0 || o.GID <= 0 || !filepath.IsAbs(socket) || !filepath.IsAbs(o.StateDir) || !filepath.IsAbs(o.Jails) || set.NArg() > 0 {
+			return errors.New("--uid, --gid, --socket and --state-dir are needed, paths are absolute; nobody serves root")
 		}
 		if o.UIDBase < 1000 || o.UIDCount < 1 || o.UIDBase <= o.UID && o.UID <= o.UIDBase+o.UIDCount {
 			return errors.New("the uids for VMMs must be others than the user's, from 1000 on")
@@ -96,6 +100,9 @@ func run(ctx context.Context, o Options, socket string) (err error) {
 		return err
 	}
 	s := New(o)
+	if err := s.revokeNodes(); err != nil {
+		return errors.Join(err, l.Close())
+	}
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	o.Log.Info("serving", "socket", socket, "uid", o.UID, "state", o.StateDir, "version", api.Version)
@@ -104,24 +111,14 @@ func run(ctx context.Context, o Options, socket string) (err error) {
 	return err
 }
 
-// needed are all capabilities that any verb takes.
-func needed() []int {
-	return []int{
-		unix.CAP_CHOWN, unix.CAP_FOWNER, unix.CAP_DAC_OVERRIDE, // files
-		unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_KILL, unix.CAP_SYS_PTRACE, unix.CAP_SYS_RESOURCE, // processes
-		unix.CAP_NET_ADMIN, unix.CAP_NET_BIND_SERVICE, // networks
-		unix.CAP_SYS_ADMIN, unix.CAP_MKNOD, // block devices
-	}
-}
-
 // confine gives up, for this process and all that it starts, what no verb needs. Each thread has its own sets, so one thread
 // gives up and becomes the whole process by executing the program again; that finds nothing left to give up.
 func confine() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	keep := map[int]bool{}
-	for _, c := range needed() {
-		keep[c] = true
+	for _, c := range verb.Capabilities() {
+		keep[c.Number] = true
 	}
 	bound, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 	if err != nil {

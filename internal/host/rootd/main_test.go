@@ -13,9 +13,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"banger/api"
 	"banger/internal/host/verb"
@@ -26,11 +29,14 @@ const (
 	inNamespace = "BANGER_TEST_IN_NETNS"
 	asCaller    = "BANGER_TEST_CALLER"
 	asServer    = "BANGER_TEST_SERVER"
+	withFiles   = "BANGER_TEST_FILES" // as many letters as the caller has descriptors, from 3 on
 )
 
 // TestMain runs all tests again in a fresh network namespace, out of reach of the real host's devices and rules.
 func TestMain(m *testing.M) {
 	switch {
+	case len(os.Args) > 1 && os.Args[1] == "--id":
+		os.Exit(jailer(os.Args[1:]))
 	case os.Getenv(asCaller) != "":
 		os.Exit(caller(os.Getenv(asCaller)))
 	case os.Getenv(asServer) != "":
@@ -69,7 +75,11 @@ func caller(socket string) int {
 		if err != nil {
 			return err
 		}
-		_, _ = c.Write(text) // a refusal may come before all of it was taken
+		var fds []int
+		for fd := range len(os.Getenv(withFiles)) {
+			fds = append(fds, 3+fd)
+		}
+		_, _, _ = c.WriteMsgUnix(text, unix.UnixRights(fds...), nil) // a refusal may come before all of it was taken
 		files, err := verb.Receive(c, &a.Reply)
 		a.Files = len(files)
 		return err
@@ -129,6 +139,7 @@ func newRoom(t *testing.T) *room {
 	}
 	r.server = New(Options{
 		UID: served, GID: served, StateDir: r.state, Bridge: "banger0", UIDBase: base, UIDCount: count,
+		Jails: filepath.Join(dir, "jails"), Firecracker: filepath.Join(dir, "bin", "firecracker"),
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	ended := make(chan error, 1)
@@ -162,10 +173,11 @@ func (r *room) file(rel string) string {
 }
 
 // send is a real process of that uid which sends these bytes.
-func (r *room) send(uid int, frame []byte) answer {
+func (r *room) send(uid int, frame []byte, files ...*os.File) answer {
 	r.t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{asCaller + "=" + r.socket}
+	cmd.Env = []string{asCaller + "=" + r.socket, withFiles + "=" + strings.Repeat("f", len(files))}
+	cmd.ExtraFiles = files
 	cmd.Stdin = bytes.NewReader(frame)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid), Groups: []uint32{}}}
 	out, err := cmd.Output()
@@ -188,13 +200,13 @@ func frame(t *testing.T, v any) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
 }
 
-func (r *room) ask(v verb.Verb, args any) answer {
+func (r *room) ask(v verb.Verb, args any, files ...*os.File) answer {
 	r.t.Helper()
 	text, err := json.Marshal(args)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return r.send(served, frame(r.t, verb.Request{Verb: v, Args: text}))
+	return r.send(served, frame(r.t, verb.Request{Verb: v, Args: text}), files...)
 }
 
 // refused insists on a refusal with the code.
@@ -265,7 +277,7 @@ func TestOversized(t *testing.T) {
 func TestServer(t *testing.T) {
 	r := newRoom(t)
 	socket := filepath.Join(filepath.Dir(r.socket), "2")
-	cmd := exec.Command("/proc/self/exe", "--socket", socket, "--uid", fmt.Sprint(served), "--gid", fmt.Sprint(served), "--state-dir", r.state)
+	cmd := exec.Command("/proc/self/exe", "--socket", socket, "--uid", fmt.Sprint(served), "--gid", fmt.Sprint(served), "--state-dir", r.state, "--jails", r.server.o.Jails)
 	cmd.Env, cmd.Stderr = append(os.Environ(), asServer+"=1"), t.Output()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -107,6 +107,18 @@ func (s *Server) openTap(ctx context.Context, q *question, t host.Tap) (any, err
 	return nil, nil
 }
 
+func (s *Server) setTapUp(_ context.Context, _ *question, a verb.LinkStateArgs) (any, error) {
+	if !tapName(a.Name) {
+		return nil, refuse("%q is no tap of bridge %s", a.Name, s.o.Bridge)
+	}
+	if exists(a.Name) { // else it is said that there is none
+		if err := s.ourTap(a.Name); err != nil {
+			return nil, err
+		}
+	}
+	return nil, s.host.SetTapUp(a.Name, a.Up)
+}
+
 func (s *Server) joinBridge(ctx context.Context, _ *question, p host.Port) (any, error) {
 	if err := s.ourTap(p.Link); err != nil {
 		return nil, err

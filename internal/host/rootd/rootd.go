@@ -38,7 +38,11 @@ type Options struct {
 	DNS netip.AddrPort
 	// VMMs have the uids from UIDBase to UIDBase+UIDCount; the last is for templates.
 	UIDBase, UIDCount int
-	Log               *slog.Logger
+	// Jails is where jails are: a directory that root alone can change, on the file system of StateDir.
+	Jails string
+	// Firecracker and Jailer are names or paths; without Firecracker there are no jails to start it in, an empty Jailer is the one beside Firecracker.
+	Firecracker, Jailer string
+	Log                 *slog.Logger
 }
 
 // Bounds of one connection: one request, one answer.
@@ -55,11 +59,12 @@ type Server struct {
 	verbs map[verb.Verb]handler
 	turns chan struct{}
 	wg    sync.WaitGroup
+	jails jailing
 }
 
 // New makes a server; nothing is changed on the host yet.
 func New(o Options) *Server {
-	s := &Server{o: o, host: local.NewFor(o.UID), turns: make(chan struct{}, most)}
+	s := &Server{o: o, host: local.NewFor(o.UID), turns: make(chan struct{}, most), jails: jailing{busy: map[string]chan struct{}{}}}
 	s.verbs = s.handlers()
 	return s
 }

@@ -16,12 +16,20 @@ type HelloReply struct {
 	StateDir string
 	// NoMap says why there can be no mapped devices; nil where there can.
 	NoMap *api.Error
+	// NoJail says why there can be no jails; nil where there can.
+	NoJail *api.Error
 	// NoBridge says why there can be no bridge; nil where there can.
 	NoBridge *api.Error
 }
 
 // LinkArgs name a network device.
 type LinkArgs struct{ Name string }
+
+// LinkStateArgs name a network device and what it is to be.
+type LinkStateArgs struct {
+	Name string
+	Up   bool
+}
 
 // SysctlArgs are a kernel setting's name, with slashes, and value.
 type SysctlArgs struct{ Name, Value string }

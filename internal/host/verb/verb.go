@@ -12,6 +12,7 @@ const (
 	EnsureBridge Verb = "bridge.ensure"
 	OpenTap      Verb = "tap.open"
 	JoinBridge   Verb = "bridge.join"
+	SetTapUp     Verb = "tap.set"
 	DeleteLink   Verb = "link.delete"
 	ApplyRules   Verb = "rules.apply"
 	ListRules    Verb = "rules.list"
@@ -37,6 +38,16 @@ const (
 	RemoveMapped  Verb = "map.remove"
 	Mapped        Verb = "map.show"
 	MappedNames   Verb = "map.list"
+
+	PrepareJail    Verb = "jail.prepare"
+	LinkIntoJail   Verb = "jail.link"
+	DeviceIntoJail Verb = "jail.device"
+	SpawnJailed    Verb = "jail.spawn"
+	DialJailed     Verb = "jail.dial"
+	InJail         Verb = "jail.holds"
+	OpenJailed     Verb = "jail.open"
+	RemoveJailed   Verb = "jail.unlink"
+	RemoveJail     Verb = "jail.remove"
 )
 
 // Entry is a verb in words, for people.
@@ -49,10 +60,11 @@ type Entry struct {
 // Table is the closed list, in the order of the document.
 func Table() []Entry {
 	return []Entry{
-		{Hello, "tells its version, the uids of VMMs, the bridge, and whether bridges can be made here", "nothing is changed"},
+		{Hello, "tells its version, the uids of VMMs, the bridge, and whether bridges, mapped devices and jails can be made here", "nothing is changed"},
 		{EnsureBridge, "makes the bridge, its address and MTU", "only the configured bridge; the address is the first of a private subnet (or of the configured one) of /8 to /29 that the host does not route elsewhere; a link that banger has not made is refused; MTU 576 to 65535"},
 		{OpenTap, "makes a tap and hands its descriptor over", "only names of banger's pattern, bgr- and up to eight letters or digits; a device of that name that is not a tap of this bridge is refused; its owner is the caller or a VMM's uid"},
 		{JoinBridge, "puts a tap into the bridge as an isolated port that knows one MAC", "only a tap of this bridge, only into this bridge; a unicast MAC"},
+		{SetTapUp, "plugs a tap in or out", "only a tap of this bridge"},
 		{DeleteLink, "removes a tap or the bridge", "only a tap of this bridge, or the bridge itself as banger made it"},
 		{ApplyRules, "replaces banger's two tables of the packet filter", "typed state, never rules: the text is made here; only the tables of this bridge; names, MACs and addresses are checked, addresses must be in the subnet, the subnet is gated as for bridge.ensure"},
 		{ListRules, "lists the packet filter's rules", "nothing is changed; the caller sees all tables, elements of sets left out"},
@@ -74,8 +86,17 @@ func Table() []Entry {
 		{ClearMapped, "throws a waiting table away", "only a device marked as the caller's"},
 		{SuspendMapped, "holds back a mapped device's input and output", "as for map.clear"},
 		{ResumeMapped, "lets it go on", "as for map.clear"},
-		{RemoveMapped, "removes a mapped device", "as for map.clear"},
+		{RemoveMapped, "removes a mapped device", "as for map.clear; not while a jail has a node of it"},
 		{Mapped, "tells about a mapped device", "as for map.clear"},
 		{MappedNames, "lists mapped devices' names", "only names that begin with banger-; nothing is changed"},
+		{PrepareJail, "makes an empty jail for Firecracker, in place of one of that name", "only below root's own directory for jails, never below the state directory; a program's and a jail's name of [A-Za-z0-9-] (the program's with . and _); uid and gid are the same number from the range; not while a VMM is in it or being started in it"},
+		{LinkIntoJail, "makes a file one of a jail's", "only a plain file without set-id bits, by descriptor, open as it is to be used; the caller's or root's, and readable for all; or the caller's with one name, and then the VMM's group may write it, as for file.give; a plain name, none that the jailer uses"},
+		{DeviceIntoJail, "makes a node of a mapped device in a jail", "only a mapped device marked as the caller's; the node is root's, the VMM's group may open it, and it is revoked before the jail is removed"},
+		{SpawnJailed, "starts the jailer, which becomes Firecracker in a jail", "only the firecracker and the jailer of root's configuration, files that root alone can change; once per jail; typed arguments: its control socket, log, level and metrics, with plain names; a limit of memory, in a cgroup below banger-UID; oom_score_adj 0 to 1000; it is answered when the process runs under the VMM's uid"},
+		{DialJailed, "connects to a socket in a jail and hands the connection over", "no link is followed; only where the process named is who listens, by the kernel's word, and is a VMM as for process.signal; waits for a second at most"},
+		{InJail, "tells whether a process has a jail for its root directory", "as for process.signal"},
+		{OpenJailed, "opens a file that a VMM has made in its jail, for reading", "no link is followed; a plain file with one name that belongs to the uid, of the range"},
+		{RemoveJailed, "removes a file of a jail", "a plain name; no link is followed"},
+		{RemoveJail, "removes a jail and its cgroup", "as for jail.prepare"},
 	}
 }

@@ -16,7 +16,12 @@ import (
 )
 
 // redialPause is between attempts while nobody listens in the guest: Firecracker hangs up then, and nobody tells when there is somebody.
-const redialPause = 20 * time.Millisecond
+// It is a multiple of what an attempt takes where that is long, up to the longest: a guest that boots needs the host's CPU more.
+const (
+	redialPause   = 20 * time.Millisecond
+	redialLongest = 200 * time.Millisecond
+	redialTimes   = 4
+)
 
 // conn is one stream to the agent.
 type conn struct {
@@ -45,6 +50,7 @@ func (i *instance) DialGuest(ctx context.Context) (net.Conn, error) {
 		if i.life.Err() != nil {
 			return nil, noAnswer(context.Cause(i.life))
 		}
+		began := time.Now()
 		c, err := i.dial(ctx, ps)
 		if err == nil {
 			return c, nil
@@ -52,7 +58,7 @@ func (i *instance) DialGuest(ctx context.Context) (net.Conn, error) {
 		if ctx.Err() != nil {
 			return nil, noAnswer(context.Cause(ctx))
 		}
-		pause := time.After(redialPause)
+		pause := time.After(min(max(redialPause, redialTimes*time.Since(began)), redialLongest))
 		if ps.life.Err() != nil { // its guest reboots, or is gone
 			pause = nil
 		}
