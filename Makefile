@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 export GOTOOLCHAIN ?= local
+# A program built with -race sleeps a second at its end (go.dev/doc/articles/race_detector); tests start thousands.
+export GORACE ?= atexit_sleep_ms=0
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Without C every program is static: the agent runs in guests that have no libc at all.

@@ -81,6 +81,9 @@ func setup(e *testscript.Env, template string) error {
 	}
 	e.Vars = append(e.Vars, "LISTEN="+listener, behaviourVariable+"="+filepath.Join(own, "behaviour"), memoryVariable+"="+filepath.Join(own, "memory"))
 	e.Vars = append(e.Vars, environment(own)...)
+	if race, ok := os.LookupEnv("GORACE"); ok { // see the Makefile: or each command ends with a second's sleep
+		e.Vars = append(e.Vars, "GORACE="+race)
+	}
 	e.Vars = append(e.Vars, "BASE="+dir, "STATE="+filepath.Join(own, "s"), "RUN="+filepath.Join(own, "r"), "CONFIG="+filepath.Join(own, "c"), "HOME="+filepath.Join(own, "home"))
 	e.Defer(func() {
 		endDaemon(e.T(), own)
