@@ -1,47 +1,14 @@
 package firecracker
 
 import (
-	"fmt"
 	"strings"
 	"syscall"
 
 	"banger/internal/hypervisor/vmm"
 )
 
-// exit is what is known about the end of a VMM.
-type exit struct {
-	status syscall.WaitStatus
-	known  bool // status was ours to ask for
-	off    bool // the guest powered off
-	killed bool // by us
-	oom    bool // the kernel has killed something for want of memory meanwhile
-	words  string
-}
-
-// wordExit says in a clause why a VMM is gone.
-func wordExit(e exit) string {
-	var why string
-	switch {
-	case e.off:
-		return "the guest powered off"
-	case e.killed:
-		return "killed by banger"
-	case e.known && e.status.Signaled() && e.status.Signal() == syscall.SIGKILL && e.oom:
-		return "killed by the kernel: the host ran out of memory"
-	case e.known && e.status.Signaled():
-		why = fmt.Sprintf("Firecracker was ended by signal %d (%s)", e.status.Signal(), e.status.Signal())
-	case e.known && e.status.ExitStatus() != 0:
-		why = fmt.Sprintf("Firecracker ended with exit code %d", e.status.ExitStatus())
-	case !e.known && e.oom:
-		why = "Firecracker is gone; the kernel was killing processes because the host ran out of memory"
-	default:
-		why = "Firecracker ended"
-	}
-	if e.words != "" {
-		why += ": " + e.words
-	}
-	return why
-}
+// program is the VMM's name, for people.
+const program = "Firecracker"
 
 // Of Firecracker's own log: the end of each line is what people read, and "exit_code=0" is its last word when its guest has rebooted.
 const endedWell = "exit_code=0"

@@ -12,9 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/api"
-	"banger/internal/durable"
 	"banger/internal/hypervisor"
-	"banger/internal/hypervisor/memory"
 	"banger/internal/hypervisor/vmm"
 )
 
@@ -29,9 +27,9 @@ const stillTimeout = 5 * time.Minute
 func (i *instance) Freeze(ctx context.Context, f hypervisor.Freeze) (hypervisor.FreezeResult, error) {
 	var res hypervisor.FreezeResult
 	err := i.do(ctx, "freeze", func(ctx context.Context, ps *process) (err error) {
-		fz := &freeze{i: i, ps: ps, Freeze: f}
+		fz := &freeze{i: i, ps: ps, Freezing: vmm.Freezing{Freeze: f, Image: i.image}}
 		res, err = fz.do(ctx)
-		return errors.Join(err, fz.cleanUp(err != nil))
+		return errors.Join(err, fz.Close(err != nil))
 	})
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		err = api.Errorf(api.CodeExhausted, "%w", err).WithHint("banger prune")
@@ -41,30 +39,17 @@ func (i *instance) Freeze(ctx context.Context, f hypervisor.Freeze) (hypervisor.
 
 // freeze is one under way.
 type freeze struct {
-	hypervisor.Freeze
+	vmm.Freezing
 	i  *instance
 	ps *process
 
-	head       stateHead
-	stream     []byte
-	region     memory.Region
-	buffer     memory.Buffer
-	pages      memory.Pages
-	memoryFile *os.File
-	deviceFile *os.File
-	written    int64
+	head   vmm.StateHead
+	stream []byte
 	// left are the layers that the guest no longer writes.
 	left []string
 	// stood: the guest was standing when we came, and is left so.
 	stood bool
 	still time.Duration
-}
-
-// stateHead is our part of the file of device state; see package vmm.
-type stateHead struct {
-	Stamp hypervisor.Stamp `json:"stamp"`
-	// Whole: the memory is an image, else a file of pages.
-	Whole bool `json:"whole"`
 }
 
 func (fz *freeze) do(ctx context.Context) (hypervisor.FreezeResult, error) {
@@ -83,9 +68,9 @@ func (fz *freeze) do(ctx context.Context) (hypervisor.FreezeResult, error) {
 		err = fz.write()
 	}
 	if err == nil {
-		fz.stage(hypervisor.StageWrite)
+		fz.Passed(hypervisor.StageWrite)
 	}
-	res.MemoryBytes = fz.written
+	res.MemoryBytes = fz.Written
 	if err != nil && !fz.stood && i.Standing() {
 		err = errors.Join(err, i.goOn(still, fz.ps))
 	}
@@ -99,14 +84,14 @@ func (fz *freeze) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fz.head = stateHead{Stamp: stampFor(&i.m, facts), Whole: fz.Whole}
+	fz.head = vmm.StateHead{Stamp: stampFor(&i.m, facts), Whole: fz.Whole}
 	if err := fz.checkOverlays(); err != nil {
 		return err
 	}
-	if fz.region, err = i.findMemory(fz.ps); err != nil {
+	if fz.Region, err = i.findMemory(fz.ps); err != nil {
 		return err
 	}
-	if err := fz.files(); err != nil {
+	if err := fz.Prepare(); err != nil {
 		return err
 	}
 	// What is in the page cache now need not be written while the guest stands.
@@ -152,41 +137,6 @@ func flush(path string) error {
 	return errors.Join(unix.Fdatasync(int(f.Fd())), f.Close())
 }
 
-// Room beyond what is there when the guest still runs: pages that it writes before it stands, and device state.
-const (
-	roomPages  = 8 << 20
-	roomDevice = 1 << 20
-)
-
-// files makes the files of the result and reserves room on disk and in memory.
-func (fz *freeze) files() error {
-	var err error
-	if fz.deviceFile, err = vmm.CreateFrozen(fz.Dir, hypervisor.FrozenDevice); err != nil {
-		return err
-	}
-	name := hypervisor.FrozenPages
-	if fz.Whole {
-		name = hypervisor.FrozenMemory
-	}
-	if fz.memoryFile, err = vmm.CreateFrozen(fz.Dir, name); err != nil {
-		return err
-	}
-	if err := vmm.Reserve(fz.deviceFile, roomDevice); err != nil || fz.Whole {
-		return err
-	}
-	own, err := fz.region.Own()
-	if err != nil {
-		return err
-	}
-	n := memory.Bytes(own)
-	n = min(n+n/8+roomPages, fz.region.Size())
-	if err := vmm.Reserve(fz.memoryFile, n+n/64+memory.PageSize); err != nil {
-		return err
-	}
-	fz.buffer, err = memory.NewBuffer(n)
-	return err
-}
-
 // standStill is from the guest's stop to its going on.
 func (fz *freeze) standStill(ctx context.Context) error {
 	i, api := fz.i, fz.ps.api
@@ -195,17 +145,17 @@ func (fz *freeze) standStill(ctx context.Context) error {
 	}
 	stopped := time.Now()
 	i.setStanding(true)
-	fz.stage(hypervisor.StageStand)
+	fz.Passed(hypervisor.StageStand)
 	// Saving its state changes the guest's memory: devices finish what they have begun.
 	var err error
 	fz.stream, err = i.saveState(ctx, fz.ps)
 	if err == nil {
-		err = fz.copyMemory()
+		err = fz.CopyMemory()
 	}
 	if err != nil {
 		return err
 	}
-	fz.stage(hypervisor.StageCopy)
+	fz.Passed(hypervisor.StageCopy)
 	if err := fz.moveOn(ctx); err != nil {
 		return err
 	}
@@ -215,7 +165,7 @@ func (fz *freeze) standStill(ctx context.Context) error {
 		}
 		fz.still = time.Since(stopped)
 	}
-	fz.stage(hypervisor.StageSwitch)
+	fz.Passed(hypervisor.StageSwitch)
 	return nil
 }
 
@@ -279,88 +229,15 @@ func (i *instance) saveState(ctx context.Context, ps *process) (stream []byte, e
 	return stream, errors.Join(err, f.Close())
 }
 
-func (fz *freeze) stage(name string) {
-	if fz.Stage != nil {
-		fz.Stage(name)
-	}
-}
-
-// copyMemory takes the guest's memory while it stands.
-func (fz *freeze) copyMemory() error {
-	own, err := fz.region.Own()
-	if err != nil {
-		return err
-	}
-	if fz.Whole {
-		if fz.region.Image {
-			own = fz.region.All()
-		}
-		_, fz.written, err = memory.WriteImage(fz.memoryFile, fz.region, own)
-		return err
-	}
-	n := memory.Bytes(own)
-	if n > int64(len(fz.buffer)) {
-		// It has written much in the last moment; rather stand longer than fail.
-		if err := fz.buffer.Free(); err != nil {
-			return err
-		}
-		if fz.buffer, err = memory.NewBuffer(n); err != nil {
-			return err
-		}
-	}
-	fz.pages = memory.Pages{Size: fz.region.Size(), Image: fz.i.image, Runs: own, Data: fz.buffer[:n]}
-	return fz.region.Read(own, fz.pages.Data)
-}
-
-// write puts all into the files; the guest runs already, if it is to.
+// write puts all into the files, and on disk what the guest no longer writes; it runs already, if it is to.
 func (fz *freeze) write() error {
-	b, err := vmm.EncodeState(fz.head, fz.stream)
-	if err != nil {
+	if err := fz.Write(fz.head, fz.stream); err != nil || fz.Transient {
 		return err
-	}
-	if _, err := fz.deviceFile.Write(b); err != nil {
-		return err
-	}
-	if !fz.Whole {
-		fz.pages.Prune()
-		if _, err := fz.pages.WriteTo(fz.memoryFile); err != nil {
-			return err
-		}
-		fz.written = int64(len(fz.pages.Data))
-	}
-	for _, f := range []*os.File{fz.deviceFile, fz.memoryFile} {
-		if err := vmm.Trim(f); err != nil {
-			return err
-		}
-		if fz.Transient {
-			continue
-		}
-		if err := f.Sync(); err != nil {
-			return err
-		}
-	}
-	if fz.Transient {
-		return nil
 	}
 	for _, path := range fz.left {
 		if err := flush(path); err != nil {
 			return err
 		}
 	}
-	return durable.SyncDir(fz.Dir)
-}
-
-// cleanUp gives back what a freeze has taken; after a failure its files, too.
-func (fz *freeze) cleanUp(failed bool) error {
-	var errs []error
-	for _, f := range []*os.File{fz.deviceFile, fz.memoryFile} {
-		if f == nil {
-			continue
-		}
-		errs = append(errs, f.Close())
-		if failed {
-			errs = append(errs, os.Remove(f.Name()))
-		}
-	}
-	return errors.Join(append(errs, fz.buffer.Free())...)
+	return nil
 }

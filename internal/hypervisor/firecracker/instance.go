@@ -136,11 +136,11 @@ func (i *instance) watch() {
 		i.hangUp()
 		status, known := i.h.o.Host.ExitStatus(ps.p)
 		i.mu.Lock()
-		e := exit{
-			status: status, known: known, off: i.off, killed: i.killed, oom: vmm.OOMKills() > i.oomKills, words: i.words(ps),
+		e := vmm.Exit{
+			Program: program, Status: status, Known: known, Off: i.off, Killed: i.killed, OOM: vmm.OOMKills() > i.oomKills, Words: i.words(ps),
 		}
 		i.mu.Unlock()
-		if !e.off && !e.killed && i.rebooted(status, known) {
+		if !e.Off && !e.Killed && i.rebooted(status, known) {
 			err := i.again()
 			if err == nil {
 				continue
@@ -148,9 +148,9 @@ func (i *instance) watch() {
 			if errors.Is(err, vmm.ErrDetached) {
 				return
 			}
-			e.words = fmt.Sprintf("the guest rebooted, and could not be started again: %v", err)
+			e.Words = fmt.Sprintf("the guest rebooted, and could not be started again: %v", err)
 			i.mu.Lock()
-			e.killed = i.killed
+			e.Killed = i.killed
 			i.mu.Unlock()
 		}
 		i.over(e)
@@ -159,14 +159,17 @@ func (i *instance) watch() {
 }
 
 // over is the end of the guest.
-func (i *instance) over(e exit) {
+func (i *instance) over(e vmm.Exit) {
 	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
 	if err := i.h.Clean(ctx, i.m); err != nil {
 		i.h.o.Log.Warn("something of a VMM is left", "vm", i.m.ID, "error", err)
 	}
 	i.lease.Release()
-	i.queue.Put(hypervisor.Event{Kind: hypervisor.EventExited, Detail: wordExit(e), At: time.Now()})
+	if e.Off { // then it was us who ended the VMM
+		e = vmm.Exit{Off: true}
+	}
+	i.queue.Put(hypervisor.Event{Kind: hypervisor.EventExited, Detail: e.Why(), At: time.Now()})
 	i.queue.Finish()
 	i.finish(vmm.ErrDied)
 	close(i.current().next)

@@ -2,11 +2,10 @@ package firecracker
 
 import (
 	"context"
-	"strconv"
-	"strings"
 
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/firecracker/oracle"
+	"banger/internal/hypervisor/vmm"
 )
 
 // layout counts the changes to what a guest is given that change which devices it has, or where.
@@ -22,26 +21,10 @@ func (h *Hypervisor) Stamp(ctx context.Context, m hypervisor.Machine) (hyperviso
 }
 
 func stampFor(m *hypervisor.Machine, f oracle.Facts) hypervisor.Stamp {
-	drives := make([]string, 0, len(m.Drives))
-	for _, d := range m.Drives {
-		mode := "rw"
-		if d.ReadOnly {
-			mode = "ro"
-		}
-		drives = append(drives, d.Serial+":"+mode)
-	}
-	nic := "none"
-	if m.NIC != nil {
-		nic = string(m.NIC.Kind)
-	}
-	return hypervisor.Stamp{
+	return append(hypervisor.Stamp{
 		{Name: "hypervisor", Value: "firecracker"},
 		{Name: "version", Value: f.Version},
 		{Name: "layout", Value: layout},
 		{Name: "host cpu", Value: f.HostCPU},
-		{Name: "cpus", Value: strconv.Itoa(m.CPUs)},
-		{Name: "memory", Value: strconv.FormatInt(m.MemoryBytes, 10)},
-		{Name: "drives", Value: strings.Join(drives, " ")},
-		{Name: "network", Value: nic},
-	}
+	}, vmm.Devices(m)...)
 }

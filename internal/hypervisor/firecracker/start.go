@@ -97,7 +97,7 @@ func (i *instance) launch(ctx context.Context, begin func(context.Context, *proc
 	}
 	if died {
 		status, known := h.o.Host.ExitStatus(ps.p)
-		why := errors.New(wordExit(exit{status: status, known: known, words: i.words(ps)}))
+		why := errors.New(vmm.Exit{Program: program, Status: status, Known: known, Words: i.words(ps)}.Why())
 		// One that was killed says nothing about the state that it was loading.
 		if api.CodeOf(err) == api.CodeConflict && (!known || !status.Signaled() || status.Signal() != syscall.SIGKILL) {
 			why = vmm.CannotContinue(why)

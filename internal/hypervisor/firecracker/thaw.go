@@ -3,7 +3,6 @@ package firecracker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,51 +33,36 @@ func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hyperviso
 	if err != nil {
 		return nil, h.wrap(&m, "thaw", err)
 	}
-	defer t.close()
+	defer t.Close()
 	i := newInstance(h, m, func(held hypervisor.Handles) error {
-		defer t.stage(hypervisor.StageSpawn)
+		defer t.Passed(hypervisor.StageSpawn)
 		return record(held)
 	})
 	if err := i.launch(ctx, func(ctx context.Context, ps *process) error { return t.load(ctx, i, ps) }); err != nil {
 		return nil, h.wrap(&m, "thaw", err)
 	}
 	i.record = record
-	i.lease, t.lease = t.lease, nil
+	i.lease, t.Lease = t.Lease, nil
 	i.serve()
 	return i, nil
 }
 
 // thaw is one under way.
 type thaw struct {
-	m      *hypervisor.Machine
-	frozen hypervisor.Frozen
-	stamp  hypervisor.Stamp
+	vmm.Thawing
 	stream []byte
-	lease  *memory.Lease // nil where the memory began as zeros
-	// pages delivers the own pages, read and checked while Firecracker starts; nil for none.
-	pages chan pagesRead
-}
-
-type pagesRead struct {
-	pages *memory.Pages
-	err   error
 }
 
 // thawing checks all that can be checked before a process is there.
 func (h *Hypervisor) thawing(ctx context.Context, m *hypervisor.Machine, f hypervisor.Frozen, facts oracle.Facts) (_ *thaw, err error) {
-	t := &thaw{m: m, frozen: f, stamp: stampFor(m, facts)}
+	t := &thaw{Thawing: vmm.Thawing{Frozen: f, Machine: m, Now: stampFor(m, facts)}}
 	defer func() {
 		if err != nil {
-			t.close()
+			t.Close()
 		}
 	}()
-	if f.Memory != "" {
-		if t.lease, err = h.vault.Lend(ctx, f.Memory, false); err != nil {
-			return nil, damage(err)
-		}
-		if t.lease.Image.Size != m.MemoryBytes {
-			return nil, vmm.CannotContinue(fmt.Errorf("the memory image has %d MiB, the machine %d", t.lease.Image.Size>>20, m.MemoryBytes>>20))
-		}
+	if err := t.Borrow(ctx, h.vault, false); err != nil {
+		return nil, err
 	}
 	if f.Await == nil {
 		err = t.read()
@@ -86,61 +70,15 @@ func (h *Hypervisor) thawing(ctx context.Context, m *hypervisor.Machine, f hyper
 	return t, err
 }
 
-// read takes the device state, and begins to read the pages.
-func (t *thaw) read() error {
-	var head stateHead
-	stream, err := vmm.ReadState(t.frozen.Device, &head)
-	if err != nil {
-		return err
-	}
-	if differ := vmm.Differing(head.Stamp, t.stamp); differ != "" {
-		return vmm.CannotContinue(fmt.Errorf("it was frozen with %s", differ))
-	}
-	if head.Whole != (t.frozen.Pages == "") || head.Whole && t.frozen.Memory == "" {
-		return vmm.CannotContinue(errors.New("device state and memory were not frozen together"))
-	}
-	t.stream = stream
-	if t.frozen.Pages != "" {
-		t.pages = make(chan pagesRead, 1)
-		go func() {
-			p, err := memory.ReadPages(t.frozen.Pages)
-			t.pages <- pagesRead{p, err}
-		}()
-	}
-	return nil
-}
-
-// damage gives a file's damage, or its absence, the code that says so.
-func damage(err error) error {
-	if errors.Is(err, memory.ErrDamaged) || errors.Is(err, os.ErrNotExist) {
-		return vmm.CannotContinue(err)
-	}
+func (t *thaw) read() (err error) {
+	var head vmm.StateHead
+	t.stream, err = t.Read(&head, &head)
 	return err
-}
-
-func (t *thaw) close() {
-	t.lease.Release()
-	if t.pages != nil {
-		go func() { _ = (<-t.pages).pages.Close() }()
-	}
-}
-
-func (t *thaw) stage(name string) {
-	if t.frozen.Stage != nil {
-		t.frozen.Stage(name)
-	}
-}
-
-func (t *thaw) imageID() memory.ImageID {
-	if t.lease == nil {
-		return memory.ImageID{}
-	}
-	return t.lease.Image.ID
 }
 
 // load puts memory and devices in place and lets the guest go on.
 func (t *thaw) load(ctx context.Context, i *instance, ps *process) error {
-	ps.thawed, i.image = true, t.imageID()
+	ps.thawed, i.image = true, t.ImageID()
 	n := note{Process: ps.p, Image: i.image}
 	if err := i.write(n); err != nil {
 		return err
@@ -151,9 +89,9 @@ func (t *thaw) load(ctx context.Context, i *instance, ps *process) error {
 	if _, err := ps.api.state(ctx); err != nil { // it listens
 		return err
 	}
-	t.stage(hypervisor.StageMonitor)
-	if t.frozen.Await != nil {
-		if err := t.frozen.Await(ctx); err != nil {
+	t.Passed(hypervisor.StageMonitor)
+	if t.Await != nil {
+		if err := t.Await(ctx); err != nil {
 			return err
 		}
 		if err := t.read(); err != nil {
@@ -164,8 +102,8 @@ func (t *thaw) load(ctx context.Context, i *instance, ps *process) error {
 		return err
 	}
 	l := snapshotLoad{State: "/" + inState, Memory: memoryBackend{"File", "/" + inMemory}, Vsock: vsockOverride{"/" + inVsock}}
-	if t.m.NIC != nil {
-		l.Networks = []networkOverride{{nicID, t.m.NIC.TapName}}
+	if t.Machine.NIC != nil {
+		l.Networks = []networkOverride{{nicID, t.Machine.NIC.TapName}}
 	}
 	if err := ps.api.put(ctx, "/snapshot/load", l); err != nil {
 		var refused *fault
@@ -174,11 +112,11 @@ func (t *thaw) load(ctx context.Context, i *instance, ps *process) error {
 		}
 		return err
 	}
-	if err := errors.Join(i.h.o.Host.RemoveJailed(ps.jail, inState), t.fill(i, ps)); err != nil {
+	if err := errors.Join(i.h.o.Host.RemoveJailed(ps.jail, inState), t.Fill(func() (memory.Region, error) { return i.findMemory(ps) })); err != nil {
 		return err
 	}
-	t.stage(hypervisor.StageMemory)
-	for n, d := range t.m.Drives { // a clone's disk may be larger than its template's
+	t.Passed(hypervisor.StageMemory)
+	for n, d := range t.Machine.Drives { // a clone's disk may be larger than its template's
 		if d.ReadOnly {
 			continue
 		}
@@ -192,9 +130,9 @@ func (t *thaw) load(ctx context.Context, i *instance, ps *process) error {
 	if err := i.beginConsole(); err != nil {
 		return err
 	}
-	t.stage(hypervisor.StageDevices)
-	if t.frozen.BeforeRun != nil {
-		if err := t.frozen.BeforeRun(); err != nil {
+	t.Passed(hypervisor.StageDevices)
+	if t.BeforeRun != nil {
+		if err := t.BeforeRun(); err != nil {
 			return err
 		}
 	}
@@ -202,21 +140,21 @@ func (t *thaw) load(ctx context.Context, i *instance, ps *process) error {
 	if err := i.write(n); err != nil {
 		return err
 	}
-	defer t.stage(hypervisor.StageRun)
+	defer t.Passed(hypervisor.StageRun)
 	return ps.api.resume(ctx)
 }
 
 // putMemory makes the image a file of the jail; a guest whose memory began as zeros gets a file of holes.
 func (t *thaw) putMemory(i *instance, ps *process) error {
 	h := i.h
-	if t.lease != nil {
+	if t.Lease != nil {
 		// It is sealed as the daemon's alone, and holds nothing that is anybody's: only who knows its name can get at it.
-		if err := os.Chmod(t.frozen.Memory, 0o444); err != nil {
+		if err := os.Chmod(t.Memory, 0o444); err != nil {
 			return err
 		}
-		return h.put(ps.jail, inMemory, t.frozen.Memory, os.O_RDONLY, false)
+		return h.put(ps.jail, inMemory, t.Memory, os.O_RDONLY, false)
 	}
-	return t.putNew(i, ps, inMemory, func(f *os.File) error { return f.Truncate(t.m.MemoryBytes) })
+	return t.putNew(i, ps, inMemory, func(f *os.File) error { return f.Truncate(t.Machine.MemoryBytes) })
 }
 
 func (t *thaw) putState(i *instance, ps *process) error {
@@ -225,7 +163,7 @@ func (t *thaw) putState(i *instance, ps *process) error {
 
 // putNew makes a file in the jail that has no other name for long.
 func (t *thaw) putNew(i *instance, ps *process, name string, fill func(*os.File) error) error {
-	path := filepath.Join(t.m.Dir, "new-"+name)
+	path := filepath.Join(t.Machine.Dir, "new-"+name)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -238,25 +176,4 @@ func (t *thaw) putNew(i *instance, ps *process, name string, fill func(*os.File)
 		err = i.h.o.Host.LinkIntoJail(ps.jail, name, f, true)
 	}
 	return errors.Join(err, f.Close(), os.Remove(path))
-}
-
-// fill puts the guest's own pages over the image.
-func (t *thaw) fill(i *instance, ps *process) error {
-	if t.pages == nil {
-		return nil
-	}
-	read := <-t.pages
-	t.pages = nil
-	if read.err != nil {
-		return damage(read.err)
-	}
-	p := read.pages
-	if p.Size != t.m.MemoryBytes || p.Image != t.imageID() {
-		return errors.Join(vmm.CannotContinue(errors.New("the pages belong to another memory image")), p.Close())
-	}
-	r, err := i.findMemory(ps)
-	if err != nil {
-		return errors.Join(err, p.Close())
-	}
-	return errors.Join(r.Write(p.Runs, p.Data), p.Close())
 }

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/api"
-	"banger/internal/durable"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/memory"
 	"banger/internal/hypervisor/qemu/qmp"
@@ -36,7 +35,7 @@ func (i *instance) Freeze(ctx context.Context, f hypervisor.Freeze) (hypervisor.
 	if err := i.interruptJobs(ctx); err != nil {
 		return hypervisor.FreezeResult{}, i.h.wrap(&i.m, "freeze", err)
 	}
-	fz := &freeze{i: i, Freeze: f}
+	fz := &freeze{i: i, Freezing: vmm.Freezing{Freeze: f}}
 	res, err := fz.do(ctx)
 	if err = errors.Join(err, fz.cleanUp(err != nil)); err != nil {
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
@@ -49,23 +48,16 @@ func (i *instance) Freeze(ctx context.Context, f hypervisor.Freeze) (hypervisor.
 
 // freeze is one under way.
 type freeze struct {
-	hypervisor.Freeze
+	vmm.Freezing
 	i *instance
 	c *qmp.Client
 
 	head     stateHead
-	region   memory.Region
-	image    memory.ImageID
-	buffer   memory.Buffer
-	pages    memory.Pages
 	switches []qmp.Switch
 	switched bool
 	// device receives QEMU's stream, as descriptor set fdset; out are the files of the result.
-	device     *os.File
-	fdset      int
-	memoryFile *os.File
-	deviceFile *os.File
-	written    int64
+	device *os.File
+	fdset  int
 	// stood: the guest was standing when we came, and is left so.
 	stood bool
 }
@@ -89,9 +81,9 @@ func (fz *freeze) do(ctx context.Context) (hypervisor.FreezeResult, error) {
 		err = fz.write()
 	}
 	if err == nil {
-		fz.stage(hypervisor.StageWrite)
+		fz.Passed(hypervisor.StageWrite)
 	}
-	res.MemoryBytes = fz.written
+	res.MemoryBytes = fz.Written
 	if err != nil && !fz.stood {
 		err = errors.Join(err, i.goOn())
 	}
@@ -108,8 +100,8 @@ func (fz *freeze) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fz.head = stateHead{Stamp: stampFor(&i.m, facts), Whole: fz.Whole}
-	if fz.image, err = imageOf(i.memory); err != nil {
+	fz.head = stateHead{StateHead: vmm.StateHead{Stamp: stampFor(&i.m, facts), Whole: fz.Whole}}
+	if fz.Image, err = imageOf(i.memory); err != nil {
 		return err
 	}
 	if fz.device, err = anonymousFile("banger-state"); err != nil {
@@ -138,8 +130,8 @@ func (fz *freeze) prepare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		fz.region = p.guest
-		if err := fz.files(); err != nil {
+		fz.Region = p.guest
+		if err := fz.Prepare(); err != nil {
 			return err
 		}
 		fz.head.FirmwareAt, fz.head.Firmware = p.firmwareAt, make([]byte, p.firmware.Size())
@@ -233,41 +225,6 @@ func flush(path string) error {
 	return errors.Join(unix.Fdatasync(int(f.Fd())), f.Close())
 }
 
-// Room beyond what is there when the guest still runs: pages that it writes before it stands, and device state.
-const (
-	roomPages  = 8 << 20
-	roomDevice = 1 << 20
-)
-
-// files makes the files of the result and reserves room on disk and in memory.
-func (fz *freeze) files() error {
-	var err error
-	if fz.deviceFile, err = vmm.CreateFrozen(fz.Dir, hypervisor.FrozenDevice); err != nil {
-		return err
-	}
-	name := hypervisor.FrozenPages
-	if fz.Whole {
-		name = hypervisor.FrozenMemory
-	}
-	if fz.memoryFile, err = vmm.CreateFrozen(fz.Dir, name); err != nil {
-		return err
-	}
-	if err := vmm.Reserve(fz.deviceFile, roomDevice); err != nil || fz.Whole {
-		return err
-	}
-	own, err := fz.region.Own()
-	if err != nil {
-		return err
-	}
-	n := memory.Bytes(own)
-	n = min(n+n/8+roomPages, fz.region.Size())
-	if err := vmm.Reserve(fz.memoryFile, n+n/64+memory.PageSize); err != nil {
-		return err
-	}
-	fz.buffer, err = memory.NewBuffer(n)
-	return err
-}
-
 // standStill is from the guest's stop to its going on.
 func (fz *freeze) standStill(ctx context.Context) error {
 	c := fz.c
@@ -280,13 +237,13 @@ func (fz *freeze) standStill(ctx context.Context) error {
 			return err
 		}
 	}
-	fz.stage(hypervisor.StageStand)
+	fz.Passed(hypervisor.StageStand)
 	saved := c.BeginSave(fmt.Sprintf("/dev/fdset/%d", fz.fdset))
-	copied := fz.copyMemory()
+	copied := fz.CopyMemory()
 	if err := errors.Join(saved.Wait(ctx, nil), copied); err != nil {
 		return err
 	}
-	fz.stage(hypervisor.StageCopy)
+	fz.Passed(hypervisor.StageCopy)
 	var switched, resumed *qmp.Pending
 	if len(fz.switches) > 0 {
 		switched = c.BeginSwitch(fz.switches)
@@ -303,42 +260,9 @@ func (fz *freeze) standStill(ctx context.Context) error {
 		err = errors.Join(err, resumed.Wait(ctx, nil))
 	}
 	if err == nil {
-		fz.stage(hypervisor.StageSwitch)
+		fz.Passed(hypervisor.StageSwitch)
 	}
 	return err
-}
-
-func (fz *freeze) stage(name string) {
-	if fz.Stage != nil {
-		fz.Stage(name)
-	}
-}
-
-// copyMemory takes the guest's memory while it stands.
-func (fz *freeze) copyMemory() error {
-	own, err := fz.region.Own()
-	if err != nil {
-		return err
-	}
-	if fz.Whole {
-		if fz.region.Image {
-			own = fz.region.All()
-		}
-		_, fz.written, err = memory.WriteImage(fz.memoryFile, fz.region, own)
-		return err
-	}
-	n := memory.Bytes(own)
-	if n > int64(len(fz.buffer)) {
-		// It has written much in the last moment; rather stand longer than fail.
-		if err := fz.buffer.Free(); err != nil {
-			return err
-		}
-		if fz.buffer, err = memory.NewBuffer(n); err != nil {
-			return err
-		}
-	}
-	fz.pages = memory.Pages{Size: fz.region.Size(), Image: fz.image, Runs: own, Data: fz.buffer[:n]}
-	return fz.region.Read(own, fz.pages.Data)
 }
 
 // write puts all into the files; the guest runs already, if it is to.
@@ -350,36 +274,7 @@ func (fz *freeze) write() error {
 	if err != nil {
 		return err
 	}
-	s := state{stateHead: fz.head, stream: stream}
-	b, err := s.encode()
-	if err != nil {
-		return err
-	}
-	if _, err := fz.deviceFile.Write(b); err != nil {
-		return err
-	}
-	if !fz.Whole {
-		fz.pages.Prune()
-		if _, err := fz.pages.WriteTo(fz.memoryFile); err != nil {
-			return err
-		}
-		fz.written = int64(len(fz.pages.Data))
-	}
-	for _, f := range []*os.File{fz.deviceFile, fz.memoryFile} {
-		if err := vmm.Trim(f); err != nil {
-			return err
-		}
-		if fz.Transient {
-			continue
-		}
-		if err := f.Sync(); err != nil {
-			return err
-		}
-	}
-	if fz.Transient {
-		return nil
-	}
-	return durable.SyncDir(fz.Dir)
+	return fz.Write(fz.head, stream)
 }
 
 func readAll(f *os.File) ([]byte, error) {
@@ -415,17 +310,8 @@ func (fz *freeze) cleanUp(failed bool) error {
 			errs = append(errs, fz.c.DropNode(ctx, s.Overlay))
 		}
 	}
-	for _, f := range []*os.File{fz.deviceFile, fz.memoryFile} {
-		if f == nil {
-			continue
-		}
-		errs = append(errs, f.Close())
-		if failed {
-			errs = append(errs, os.Remove(f.Name()))
-		}
-	}
 	if fz.device != nil {
 		errs = append(errs, fz.device.Close())
 	}
-	return errors.Join(append(errs, fz.buffer.Free())...)
+	return errors.Join(append(errs, fz.Close(failed))...)
 }

@@ -241,12 +241,12 @@ func (i *instance) watch() {
 	i.guest.Close()
 	status, known := i.h.host.ExitStatus(i.p)
 	i.mu.Lock()
-	e := exit{
-		status: status, known: known, off: i.off, killed: i.killed,
-		oom: vmm.OOMKills() > i.oomKills, stderr: i.log.Lines(),
+	e := vmm.Exit{
+		Program: program, Status: status, Known: known, Off: i.off, Killed: i.killed,
+		OOM: vmm.OOMKills() > i.oomKills, Words: i.log.Lines(),
 	}
 	i.mu.Unlock()
-	i.queue.Put(hypervisor.Event{Kind: hypervisor.EventExited, Detail: wordExit(e), At: time.Now()})
+	i.queue.Put(hypervisor.Event{Kind: hypervisor.EventExited, Detail: e.Why(), At: time.Now()})
 	i.queue.Finish()
 	i.lease.Release()
 	i.finish(vmm.ErrDied)

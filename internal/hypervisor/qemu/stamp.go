@@ -3,9 +3,9 @@ package qemu
 import (
 	"context"
 	"strconv"
-	"strings"
 
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/vmm"
 )
 
 // layout counts the changes to arguments that change which devices a guest has, or where.
@@ -23,30 +23,14 @@ func (h *Hypervisor) Stamp(ctx context.Context, m hypervisor.Machine) (hyperviso
 // stampFor: under emulation the guest's CPU is the same everywhere, but its clock is the host's counter. With KVM it is
 // the host's CPU itself.
 func stampFor(m *hypervisor.Machine, f *facts) hypervisor.Stamp {
-	drives := make([]string, 0, len(m.Drives))
-	for _, d := range m.Drives {
-		mode := "rw"
-		if d.ReadOnly {
-			mode = "ro"
-		}
-		drives = append(drives, d.Serial+":"+mode)
-	}
-	nic := "none"
-	if m.NIC != nil {
-		nic = string(m.NIC.Kind)
-	}
-	s := hypervisor.Stamp{
+	s := append(hypervisor.Stamp{
 		{Name: "hypervisor", Value: "qemu"},
 		{Name: "version", Value: f.Version},
 		{Name: "machine", Value: machineType(f)},
 		{Name: "layout", Value: layout},
 		{Name: "accelerator", Value: f.Accel},
 		{Name: "cpu", Value: cpuModel(f)},
-		{Name: "cpus", Value: strconv.Itoa(m.CPUs)},
-		{Name: "memory", Value: strconv.FormatInt(m.MemoryBytes, 10)},
-		{Name: "drives", Value: strings.Join(drives, " ")},
-		{Name: "network", Value: nic},
-	}
+	}, vmm.Devices(m)...)
 	if f.Accel == "kvm" {
 		return append(s, hypervisor.Fact{Name: "host cpu", Value: f.HostCPU})
 	}

@@ -60,10 +60,10 @@ func (h *Hypervisor) run(ctx context.Context, m hypervisor.Machine, f *facts, l 
 	}
 	if errors.Is(err, vmm.ErrDied) {
 		status, known := h.host.ExitStatus(s.p)
-		why := errors.New(wordExit(exit{status: status, known: known, stderr: log.Lines()}))
+		why := errors.New(vmm.Exit{Program: program, Status: status, Known: known, Words: log.Lines()}.Why())
 		// One that was killed says nothing about the state that it was loading.
 		if api.CodeOf(err) == api.CodeConflict && (!known || !status.Signaled() || status.Signal() != syscall.SIGKILL) {
-			why = cannotContinue(why)
+			why = vmm.CannotContinue(why)
 		}
 		err = why
 	}

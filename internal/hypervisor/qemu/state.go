@@ -6,47 +6,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/vmm"
 )
 
 // stateHead is our part of the file of device state; see package vmm.
 type stateHead struct {
-	Stamp hypervisor.Stamp `json:"stamp"`
-	// Whole: the memory is an image, else a file of pages.
-	Whole bool `json:"whole"`
+	vmm.StateHead
 	// Firmware is what the guest boots with again, at guest address FirmwareAt.
 	FirmwareAt uint64 `json:"firmware_at"`
 	Firmware   []byte `json:"firmware"`
 }
-
-// state is a frozen guest's devices.
-type state struct {
-	stateHead
-	stream []byte
-}
-
-func (s *state) encode() ([]byte, error) { return vmm.EncodeState(s.stateHead, s.stream) }
-
-// readState reads and checks a file of device state; what is wrong with it has code conflict.
-func readState(path string) (*state, error) {
-	s := &state{}
-	var err error
-	if s.stream, err = vmm.ReadState(path, &s.stateHead); err != nil {
-		return nil, err
-	}
-	return s, nil
-}
-
-func parseState(b []byte) (*state, error) {
-	s := &state{}
-	var err error
-	s.stream, err = vmm.ParseState(b, &s.stateHead)
-	return s, err
-}
-
-// cannotContinue is the error for a state that this VMM, machine or host cannot go on from.
-func cannotContinue(err error) error { return vmm.CannotContinue(err) }
 
 // anonymousFile is a file in memory that QEMU gets by descriptor. It is closed by the caller.
 func anonymousFile(name string) (*os.File, error) {

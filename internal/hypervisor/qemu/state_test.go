@@ -1,63 +1,13 @@
 package qemu
 
 import (
-	"bytes"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
-	"banger/api"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/memory"
 	"banger/internal/hypervisor/vmm"
 )
-
-func TestState(t *testing.T) {
-	t.Parallel()
-	s := state{
-		stateHead: stateHead{Stamp: hypervisor.Stamp{{Name: "version", Value: "7"}}, Whole: true, FirmwareAt: 0xffff0000, Firmware: []byte{0, 1, 2}},
-		stream:    []byte("\x00QEVM\x00\x00 and so on"),
-	}
-	good, err := s.encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "device")
-	read := func(b []byte) (*state, error) {
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return readState(path)
-	}
-	got, err := read(good)
-	if err != nil || !bytes.Equal(got.stream, s.stream) || !got.Whole || got.FirmwareAt != s.FirmwareAt || !bytes.Equal(got.Firmware, s.Firmware) || !slices.Equal(got.Stamp, s.Stamp) {
-		t.Errorf("%+v, %v", got, err)
-	}
-	for at := range good {
-		b := bytes.Clone(good)
-		b[at] ^= 0x10
-		if _, err := read(b); api.CodeOf(err) != api.CodeConflict {
-			t.Errorf("byte %d changed: %v", at, err)
-		}
-		if _, err := read(good[:at]); api.CodeOf(err) != api.CodeConflict {
-			t.Errorf("cut at %d: %v", at, err)
-		}
-	}
-	if _, err := readState(path + ".none"); api.CodeOf(err) != api.CodeConflict {
-		t.Errorf("no file: %v", err)
-	}
-}
-
-func FuzzState(f *testing.F) {
-	b, err := (&state{stream: []byte("x")}).encode()
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(b)
-	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = parseState(b) })
-}
 
 func TestStamp(t *testing.T) {
 	t.Parallel()

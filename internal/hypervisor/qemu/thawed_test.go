@@ -18,6 +18,7 @@ import (
 	"banger/internal/host"
 	"banger/internal/host/local"
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/vmm"
 )
 
 // script runs a shell script in the guest and wants it to succeed.
@@ -243,12 +244,13 @@ func TestThawRefusedAtTheEnd(t *testing.T) {
 		t.Errorf("Thaw = %v; the process lives: %v", err, h.host.Alive(p))
 	}
 	// A stream that checks, but that QEMU cannot read.
-	s, err := readState(frozen.Device)
+	var head stateHead
+	stream, err := vmm.ReadState(frozen.Device, &head)
 	if err != nil {
 		t.Fatal(err)
 	}
-	clear(s.stream[len(s.stream)/2:])
-	b, err := s.encode()
+	clear(stream[len(stream)/2:])
+	b, err := vmm.EncodeState(head, stream)
 	if err != nil {
 		t.Fatal(err)
 	}

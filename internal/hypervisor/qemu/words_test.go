@@ -8,22 +8,24 @@ import (
 	"testing"
 
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/vmm"
 )
 
 func TestWordExit(t *testing.T) {
 	t.Parallel()
 	kill, abort, one := syscall.WaitStatus(9), syscall.WaitStatus(6), syscall.WaitStatus(1<<8)
-	for want, e := range map[string]exit{
-		"killed by banger": {killed: true, known: true, status: kill, oom: true},
-		"killed by the kernel: the host ran out of memory": {known: true, status: kill, oom: true},
-		"QEMU was ended by signal 9 (killed)":              {known: true, status: kill},
-		"QEMU was ended by signal 6 (aborted): bad thing":  {known: true, status: abort, stderr: "bad thing"},
-		"QEMU ended with exit code 1: no such disk":        {known: true, status: one, stderr: "no such disk"},
-		"the guest powered off":                            {known: true, off: true},
+	for want, e := range map[string]vmm.Exit{
+		"killed by banger": {Killed: true, Known: true, Status: kill, OOM: true},
+		"killed by the kernel: the host ran out of memory": {Known: true, Status: kill, OOM: true},
+		"QEMU was ended by signal 9 (killed)":              {Known: true, Status: kill},
+		"QEMU was ended by signal 6 (aborted): bad thing":  {Known: true, Status: abort, Words: "bad thing"},
+		"QEMU ended with exit code 1: no such disk":        {Known: true, Status: one, Words: "no such disk"},
+		"the guest powered off":                            {Known: true, Off: true},
 		"QEMU ended":                                       {},
-		"QEMU is gone; the kernel was killing processes because the host ran out of memory": {oom: true},
+		"QEMU is gone; the kernel was killing processes because the host ran out of memory": {OOM: true},
 	} {
-		if got := wordExit(e); got != want {
+		e.Program = program
+		if got := e.Why(); got != want {
 			t.Errorf("%+v: %q, want %q", e, got, want)
 		}
 	}

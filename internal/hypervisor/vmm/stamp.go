@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"banger/internal/hypervisor"
@@ -26,4 +27,26 @@ func Differing(was, is hypervisor.Stamp) string {
 		}
 	}
 	return strings.Join(out, ", ")
+}
+
+// Devices are the facts of a stamp that follow from the machine alone.
+func Devices(m *hypervisor.Machine) hypervisor.Stamp {
+	drives := make([]string, 0, len(m.Drives))
+	for _, d := range m.Drives {
+		mode := "rw"
+		if d.ReadOnly {
+			mode = "ro"
+		}
+		drives = append(drives, d.Serial+":"+mode)
+	}
+	nic := "none"
+	if m.NIC != nil {
+		nic = string(m.NIC.Kind)
+	}
+	return hypervisor.Stamp{
+		{Name: "cpus", Value: strconv.Itoa(m.CPUs)},
+		{Name: "memory", Value: strconv.FormatInt(m.MemoryBytes, 10)},
+		{Name: "drives", Value: strings.Join(drives, " ")},
+		{Name: "network", Value: nic},
+	}
 }
