@@ -131,7 +131,7 @@ func TestAPI(t *testing.T) {
 	})
 	b.sub("dialling a guest's port, with half-close", func(t *testing.T, b *box) {
 		b.guest("x", "nc -ll -p 9000 -e sha256sum >/dev/null 2>&1 & sleep 0")
-		b.must("wait", "--for", "port:9000", "--timeout", "30s", "x")
+		b.must("wait", "--for", "port:9000", "--timeout", "3m", "x")
 		s := b.upgrade("GET", "/v1/vms/x/dial?port=9000", "banger-raw")
 		if _, err := s.conn.Write([]byte("half")); err != nil {
 			t.Fatal(err)
@@ -289,7 +289,7 @@ func execStreams(t *testing.T, b *box) {
 		s := b.exec("x", sh("echo begun; exec sleep 7777"))
 		s.output("begun")
 		s.conn.Close()
-		eventually(t, "the command has been ended", time.Minute, func() bool {
+		eventually(t, "the command has been ended", func() bool {
 			return b.guest("x", "ps | grep 'sleep 7777' | grep -v grep || true") == ""
 		})
 	})

@@ -104,7 +104,7 @@ func TestShortChains(t *testing.T) {
 	b.forks("src", 14)
 	b.checkLives("src", 0)
 	// Left alone, it is short soon, and nothing of what was copied together is left.
-	eventually(t, "the chains of src are short", 30*time.Second, func() bool { return b.chain("src") < 11 })
+	eventually(t, "the chains of src are short", func() bool { return b.chain("src") < 11 })
 
 	b.forks("src", 3)
 	b.must("fork", "src", "--name", "other")

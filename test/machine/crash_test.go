@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"banger/api"
 )
@@ -21,7 +20,7 @@ func (b *box) killDaemon() {
 	if err := syscall.Kill(info.PID, syscall.SIGKILL); err != nil {
 		b.t.Fatal(err)
 	}
-	eventually(b.t, "bangerd is dead", 10*time.Second, func() bool { return !runs(info.PID) })
+	eventually(b.t, "bangerd is dead", func() bool { return !runs(info.PID) })
 }
 
 // runs tells whether the process exists and is no zombie.
@@ -187,7 +186,7 @@ func TestVMMDies(t *testing.T) {
 	}
 	b.sub("under the daemon's eyes", func(t *testing.T, b *box) {
 		kill(b)
-		b.must("wait", "x", "--for", "stopped", "--timeout", patience(30*time.Second).String())
+		b.must("wait", "x", "--for", "stopped", "--timeout", patience(patient).String())
 		same(t, "state", b.show("x").State, api.StateStopped)
 		if links := b.net.links(); len(links) > 2 {
 			t.Errorf("links: %v", links)

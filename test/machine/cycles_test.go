@@ -70,7 +70,7 @@ func (b *box) disturbed(dice *rand.Rand, whole time.Duration, killRoot func(), a
 	}
 	if what != 1 {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
-		eventually(b.t, "bangerd is dead", 10*time.Second, func() bool { return !runs(pid) })
+		eventually(b.t, "bangerd is dead", func() bool { return !runs(pid) })
 	}
 	if what != 0 {
 		killRoot()

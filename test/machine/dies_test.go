@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"banger/api"
 )
@@ -77,7 +76,7 @@ func (b *box) dies(point string, args ...string) {
 func (b *box) settled(name string) api.VM {
 	b.t.Helper()
 	var vm api.VM
-	eventually(b.t, name+" is at rest", time.Minute, func() bool {
+	eventually(b.t, name+" is at rest", func() bool {
 		vm = b.show(name)
 		return vm.State == api.StateStopped || vm.State == api.StateSuspended || vm.State == api.StateRunning && vm.Ready
 	})
@@ -263,7 +262,7 @@ func TestDaemonDiesInClone(t *testing.T) {
 	}
 	b.sub("one that is to go when it stops", func(t *testing.T, b *box) {
 		b.dies("vm.start/memory", "run", "--rm", "--name", "y", "--", "true")
-		eventually(t, "it is gone", time.Minute, func() bool { return b.must("ps", "-aq") == "" })
+		eventually(t, "it is gone", func() bool { return b.must("ps", "-aq") == "" })
 		b.holds(none)
 	})
 }

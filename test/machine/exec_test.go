@@ -55,7 +55,7 @@ func TestExec(t *testing.T) {
 		same(t, "the agent and the session's holder", b.guest("x", `for p in /proc/[0-9]*; do case "$(tr '\0' ' ' <$p/cmdline)" in "@banger-agent "*|"@banger-hold "*) cat $p/oom_score_adj;; esac; done`), "-900\n-900")
 		same(t, "the session's command", b.must("session", "logs", "x", "oom"), "0")
 		b.must("session", "kill", "x", "oom")
-		b.must("exec", "--timeout", "60s", "x", "--", "sh", "-c", "head -c 2G /dev/zero | tail >/dev/null; true")
+		b.must("exec", "--timeout", "3m", "x", "--", "sh", "-c", "head -c 2G /dev/zero | tail >/dev/null; true")
 		same(t, "it answers still", b.guest("x", "cat /proc/self/oom_score_adj"), "0")
 	})
 

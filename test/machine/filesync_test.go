@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"banger/api"
 )
@@ -305,7 +304,7 @@ func (b *box) forwardsAgent(vm string) {
 		_ = agent.Process.Kill()
 		_ = agent.Wait()
 	}()
-	eventually(t, "the agent listens", 10*time.Second, func() bool { _, err := os.Stat(sock); return err == nil })
+	eventually(t, "the agent listens", func() bool { _, err := os.Stat(sock); return err == nil })
 	inner := *b
 	inner.env = append(slices.Clone(b.env), "SSH_AUTH_SOCK="+sock)
 	for _, c := range [][]string{{"ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "forwarded", "-f", key}, {"ssh-add", "-q", key}} {

@@ -27,7 +27,7 @@ wait`
 func (b *box) live(name string, args ...string) {
 	b.t.Helper()
 	b.must(append(append([]string{"run", "-d", "--name", name}, args...), "--", "sh", "-c", life)...)
-	eventually(b.t, name+" writes", 20*time.Second, func() bool { return b.number(name, "cat /run/acked") > 0 })
+	eventually(b.t, name+" writes", func() bool { return b.number(name, "cat /run/acked") > 0 })
 }
 
 // number is what a command in a guest prints; 0 if that is none.
@@ -40,7 +40,7 @@ func (b *box) number(vm, line string) int {
 func (b *box) checkLives(vm string, acked int) {
 	b.t.Helper()
 	last := b.number(vm, "cat /run/count")
-	eventually(b.t, vm+" goes on counting", 20*time.Second, func() bool { return b.number(vm, "cat /run/count") > last })
+	eventually(b.t, vm+" goes on counting", func() bool { return b.number(vm, "cat /run/count") > last })
 	same(b.t, vm+": tmpfs", b.guest(vm, "cat /run/tmpfs"), "kept")
 	acked = max(acked, b.number(vm, "cat /run/acked"))
 	b.checkDisk(vm, acked)

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"banger/api"
 )
@@ -95,7 +94,7 @@ func (h *helped) startRoot() {
 	if err := h.root.Start(); err != nil {
 		h.t.Fatal(err)
 	}
-	eventually(h.t, "bangerd-root listens", 10*time.Second, func() bool {
+	eventually(h.t, "bangerd-root listens", func() bool {
 		_, err := os.Stat(filepath.Join(h.dir, "root", "socket"))
 		return err == nil
 	})
@@ -197,7 +196,7 @@ func TestHelped(t *testing.T) {
 			t.Errorf("two VMs share uid %d", one.Runtime.UID)
 		}
 		b.forks("x", 8)
-		eventually(t, "the chains of x are short", 60*time.Second, func() bool { return b.chain("x") < 9 })
+		eventually(t, "the chains of x are short", func() bool { return b.chain("x") < 9 })
 		b.must("rm", "-f", "f-1", "f-2")
 		b.must("vm", "snapshot", "delete", "x", "s1")
 	})

@@ -24,7 +24,7 @@ const (
 // asleep waits until a VM is suspended for idleness.
 func (b *box) asleep(vm string) {
 	b.t.Helper()
-	eventually(b.t, vm+" is suspended", 3*time.Minute, func() bool { return b.show(vm).State == api.StateSuspended })
+	eventually(b.t, vm+" is suspended", func() bool { return b.show(vm).State == api.StateSuspended })
 	same(b.t, "why it does not run", b.show(vm).StopReason, "idle")
 }
 
@@ -68,7 +68,7 @@ func echoes(t *testing.T, conn net.Conn) {
 	t.Helper()
 	const line = "hello\n"
 	buf := make([]byte, len(line))
-	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience(patient))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := conn.Write([]byte(line)); err != nil {
@@ -101,7 +101,7 @@ func TestIdleSuspend(t *testing.T) {
 	})
 	b.sub("not while a forward is open", func(_ *testing.T, b *box) {
 		b.guest("x", "nc -ll -p 7000 -e cat >/dev/null 2>&1 &")
-		b.must("wait", "--for", "port:7000", "--timeout", "30s", "x")
+		b.must("wait", "--for", "port:7000", "--timeout", "3m", "x")
 		b.forward("x", "17000:7000")
 		b.asleep("x") // listening is no use
 		conn := b.net.dial("127.0.0.1:17000")
@@ -139,7 +139,7 @@ func TestIdleSuspend(t *testing.T) {
 		b.must("run", "-d", "--name", "y", "--idle-suspend", idleLimit, "--", "sh", "-c", "while [ ! -e /run/enough ]; do sleep 1; done")
 		b.staysAwake("y", "its main command runs")
 		b.guest("y", "touch /run/enough")
-		b.must("wait", "--timeout", "30s", "y")
+		b.must("wait", "--timeout", "3m", "y")
 		b.asleep("y")
 		b.must("rm", "-f", "y")
 	})

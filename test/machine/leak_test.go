@@ -57,7 +57,7 @@ func (b *box) checkGone(vm api.VM) {
 // checkNoProcesses: with VMs and daemon gone, nothing of ours runs. Ending may take a moment.
 func (b *box) checkNoProcesses() {
 	b.t.Helper()
-	deadline := time.Now().Add(patience(10 * time.Second))
+	deadline := time.Now().Add(patience(30 * time.Second))
 	for {
 		pids := b.net.processes()
 		if len(pids) == 0 {

@@ -3,7 +3,6 @@ package machine
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"banger/api"
 )
@@ -27,7 +26,7 @@ func TestRun(t *testing.T) {
 	b.sub("-d --rm", func(t *testing.T, b *box) {
 		name := b.must("run", "-d", "--rm", "--", "sleep", "2")
 		same(t, "lines on stdout", strings.Count(name, "\n"), 0)
-		eventually(t, "the VM is gone when its command has ended", commandTime, func() bool { return b.must("ps", "-aq") == "" })
+		eventually(t, "the VM is gone when its command has ended", func() bool { return b.must("ps", "-aq") == "" })
 	})
 	b.sub("the VM keeps running after its command", func(t *testing.T, b *box) {
 		same(t, "stdout", b.must("run", "--name", "stays", "--", "echo", "hello"), "hello")
@@ -93,7 +92,7 @@ func TestGuestEndsItself(t *testing.T) {
 	b.must("run", "-d", "--name", "x")
 	boot := b.guest("x", "echo kept >/root/f; cat /proc/sys/kernel/random/boot_id")
 	b.banger("exec", "x", "--", "reboot")
-	eventually(t, "the guest is back with another boot id", commandTime, func() bool {
+	eventually(t, "the guest is back with another boot id", func() bool {
 		r := b.banger("exec", "x", "--", "cat", "/proc/sys/kernel/random/boot_id")
 		return r.code == 0 && strings.TrimSpace(r.stdout) != boot
 	})
@@ -101,7 +100,7 @@ func TestGuestEndsItself(t *testing.T) {
 	same(t, "ready", b.show("x").Ready, true)
 
 	b.banger("exec", "x", "--", "poweroff")
-	b.must("wait", "x", "--for", "stopped", "--timeout", patience(time.Minute).String())
+	b.must("wait", "x", "--for", "stopped", "--timeout", patience(patient).String())
 	vm := b.show("x")
 	same(t, "state", vm.State, api.StateStopped)
 	if !strings.Contains(vm.StopReason, "guest") {

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"banger/api"
 )
@@ -23,7 +22,7 @@ func TestLongConsoleIsBounded(t *testing.T) {
 	b.must("exec", "--timeout", "30m", "x", "--", "sh", "-c",
 		`awk 'BEGIN { for (i = 0; i < 196608; i++) printf "%0127d\n", i }' >/dev/console`)
 	file := vm.Runtime.LogPath
-	eventually(t, "the front of the console is given back", time.Minute, func() bool {
+	eventually(t, "the front of the console is given back", func() bool {
 		fi, err := os.Stat(file)
 		if err != nil {
 			t.Fatal(err)
@@ -75,7 +74,7 @@ func TestLongFullDisk(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the VM says that the host has no space", 2*time.Minute, func() bool {
+	eventually(t, "the VM says that the host has no space", func() bool {
 		vm := b.show("x")
 		return vm.LastError != nil && vm.LastError.Code == api.CodeExhausted
 	})

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"banger/api"
 )
@@ -63,7 +62,7 @@ func TestBridge(t *testing.T) {
 	})
 	b.sub("the host reaches its guests", func(t *testing.T, b *box) {
 		b.banger("exec", "one", "--", "sh", "-c", "echo hi >/tmp/index.html; httpd -p 8080 -h /tmp")
-		b.must("wait", "--for", "port:8080", "--timeout", "30s", "one")
+		b.must("wait", "--for", "port:8080", "--timeout", "3m", "one")
 		same(t, "page", b.net.output("curl", "-sf", "-m", "10", "http://"+one.Runtime.GuestIP+":8080/"), "hi\n")
 	})
 	b.sub("not another port of the host", func(t *testing.T, b *box) {
@@ -162,7 +161,7 @@ func (b *box) forged(one, two api.VM, gateway string) {
 		}
 		// What was sent later and honestly has passed the same way: the forged ones are not still to come.
 		b.must("exec", "one", "--", "/tmp/forge", "eth0", bridgeMAC, one.Runtime.MAC, one.Runtime.GuestIP, uplinkBeyond, "marker"+word)
-		eventually(t, "the marker passes", 20*time.Second, func() bool { return contains(files["up0"], "marker"+word) })
+		eventually(t, "the marker passes", func() bool { return contains(files["up0"], "marker"+word) })
 		var at []string
 		for dev, file := range files {
 			// Listening makes the bridge see even what it passes to nobody; an honest frame to a neighbour is there.
@@ -231,7 +230,7 @@ func TestNone(t *testing.T) {
 	same(t, "file and back", contains(filepath.Join(b.dir, "back"), "through"), true)
 
 	b.banger("exec", "x", "--", "sh", "-c", "echo port >/tmp/index.html; httpd -p 127.0.0.1:8080 -h /tmp")
-	b.must("wait", "--for", "port:8080", "--timeout", "30s", "x")
+	b.must("wait", "--for", "port:8080", "--timeout", "3m", "x")
 	if out := b.must("ports", "x"); !strings.Contains(out, "8080") {
 		t.Errorf("ports: %s", out)
 	}
@@ -248,7 +247,7 @@ func (b *box) forward(vm, ports string) {
 	}
 	b.t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	local, _, _ := strings.Cut(ports, ":")
-	eventually(b.t, "port-forward listens", 20*time.Second, func() bool {
+	eventually(b.t, "port-forward listens", func() bool {
 		return strings.Contains(b.net.output("ss", "-Hltn"), ":"+local+" ")
 	})
 }

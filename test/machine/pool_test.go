@@ -18,7 +18,7 @@ import (
 func (b *box) pooled(count int) []api.VM {
 	b.t.Helper()
 	var vms []api.VM
-	eventually(b.t, fmt.Sprintf("%d clones wait in the pool", count), time.Minute, func() bool {
+	eventually(b.t, fmt.Sprintf("%d clones wait in the pool", count), func() bool {
 		if b.info().PoolReady != count {
 			return false
 		}

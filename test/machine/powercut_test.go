@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"banger/api"
 )
@@ -68,7 +67,7 @@ func (b *box) bindPrepared() {
 func (b *box) unmountDisk() {
 	b.t.Helper()
 	for _, part := range []string{"images", "kernels", ""} { // what was killed may not be quite gone
-		eventually(b.t, "the disk is unmounted", 10*time.Second, func() bool { return exec.Command("umount", filepath.Join(b.state(), part)).Run() == nil })
+		eventually(b.t, "the disk is unmounted", func() bool { return exec.Command("umount", filepath.Join(b.state(), part)).Run() == nil })
 	}
 }
 
@@ -128,7 +127,7 @@ func (b *box) cutAt(point string, args ...string) {
 	if err := daemon.Start(); err != nil {
 		b.t.Fatal(err)
 	}
-	eventually(b.t, "bangerd serves", 30*time.Second, func() bool {
+	eventually(b.t, "bangerd serves", func() bool {
 		conn, err := net.Dial("unix", b.socket())
 		if err == nil {
 			_ = conn.Close()

@@ -18,7 +18,7 @@ func (b *box) killAgent(vm string) {
 	// The call loses its agent: whatever it returns.
 	b.banger("exec", vm, "--", "sh", "-c", `for p in /proc/[0-9]*; do
 		case "$(tr '\0' ' ' <$p/cmdline)" in @banger-agent*) kill -9 ${p#/proc/};; esac; done`)
-	eventually(b.t, "the agent answers again", time.Minute, func() bool { return b.banger("exec", vm, "--", "true").code == 0 })
+	eventually(b.t, "the agent answers again", func() bool { return b.banger("exec", vm, "--", "true").code == 0 })
 }
 
 func (b *box) session(vm, name string) (s api.Session) {
@@ -41,13 +41,13 @@ func TestSession(t *testing.T) {
 		} {
 			name := fmt.Sprintf("code%d", code)
 			b.must(append([]string{"vm", "session", "start", "x", "--name", name, "--"}, argv...)...)
-			same(t, name, b.banger("vm", "session", "wait", "--timeout", "60s", "x", name).code, code)
+			same(t, name, b.banger("vm", "session", "wait", "--timeout", "3m", "x", name).code, code)
 		}
 		same(t, "signal", b.session("x", "code137").Signal, "KILL")
 		b.must("vm", "session", "start", "x", "--name", "tree", "--", "sh", "-c", "setsid sleep 1000 & echo $! >/tmp/child; sleep 1000")
-		eventually(t, "the child is there", time.Minute, func() bool { return b.banger("exec", "x", "--", "test", "-s", "/tmp/child").code == 0 })
+		eventually(t, "the child is there", func() bool { return b.banger("exec", "x", "--", "test", "-s", "/tmp/child").code == 0 })
 		b.must("vm", "session", "kill", "x", "tree")
-		same(t, "killed", b.banger("vm", "session", "wait", "--timeout", "60s", "x", "tree").code, 137)
+		same(t, "killed", b.banger("vm", "session", "wait", "--timeout", "3m", "x", "tree").code, 137)
 		same(t, "its child", b.banger("exec", "x", "--", "sh", "-c", "kill -0 $(cat /tmp/child)").code, 1)
 	})
 
@@ -89,7 +89,7 @@ func (b *box) outlives(vm string) {
 	go func() { waited <- b.banger("vm", "session", "wait", vm, "work") }()
 	for begin := time.Now(); !seen(100*time.Millisecond, "got hello\n"); {
 		b.must("vm", "session", "send", vm, "work", "hello")
-		if time.Since(begin) > time.Minute {
+		if time.Since(begin) > patience(patient) {
 			t.Fatal("who is attached sees nothing")
 		}
 	}
@@ -236,7 +236,7 @@ func TestSessionsMany(t *testing.T) {
 	for _, i := range []int{0, 50, n - 1} {
 		name := fmt.Sprintf("s%d", i)
 		b.must("vm", "session", "send", "--eof", "x", name, "I am", name)
-		same(t, name, b.banger("vm", "session", "wait", "--timeout", "60s", "x", name).code, 0)
+		same(t, name, b.banger("vm", "session", "wait", "--timeout", "3m", "x", name).code, 0)
 		same(t, name, b.must("vm", "session", "logs", "x", name), "I am "+name)
 	}
 	if kills := b.guest("x", "dmesg | grep -c 'Out of memory' || true"); kills != "0" {
@@ -261,7 +261,7 @@ func (b *box) flood(d time.Duration) {
 	_, seen := b.attaches("x", "flood") // and reads no more after this
 	for begin := time.Now(); !seen(100*time.Millisecond, "got hello\n"); {
 		b.must("vm", "session", "send", "x", "flood", "hello")
-		if time.Since(begin) > time.Minute {
+		if time.Since(begin) > patience(patient) {
 			t.Fatal("who is attached sees nothing")
 		}
 	}
@@ -344,7 +344,7 @@ func TestSessionTerminal(t *testing.T) {
 	defer tmux("kill-server")
 	shows := func(text string) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("the screen shows %q", text), time.Minute, func() bool {
+		eventually(t, fmt.Sprintf("the screen shows %q", text), func() bool {
 			screen = tmux("capture-pane", "-p")
 			return strings.Contains(screen, text)
 		})
@@ -392,7 +392,7 @@ func TestSessionsOfFork(t *testing.T) {
 	_, seen := b.attaches("x", "work")
 	for begin := time.Now(); !seen(100*time.Millisecond, "got hello\n"); {
 		b.must("vm", "session", "send", "x", "work", "hello")
-		if time.Since(begin) > time.Minute {
+		if time.Since(begin) > patience(patient) {
 			t.Fatal("who is attached sees nothing")
 		}
 	}
@@ -401,7 +401,7 @@ func TestSessionsOfFork(t *testing.T) {
 	same(t, "state in the fork", fork.State, api.SessionRunning)
 	same(t, "id in the fork", fork.ID, b.session("x", "work").ID)
 	b.must("vm", "session", "send", "y", "work", "end")
-	same(t, "exit code in the fork", b.banger("vm", "session", "wait", "--timeout", "60s", "y", "work").code, 7)
+	same(t, "exit code in the fork", b.banger("vm", "session", "wait", "--timeout", "3m", "y", "work").code, 7)
 	same(t, "the source's", b.session("x", "work").State, api.SessionRunning)
 	if logs := b.must("vm", "session", "logs", "y", "work"); !strings.HasPrefix(logs, "got both\n") || !strings.HasSuffix(logs, "got end") {
 		t.Errorf("the fork's log is %q", logs)
@@ -412,7 +412,7 @@ func TestSessionsOfFork(t *testing.T) {
 	}
 	// One that was never looked at, and is stopped: its records are those of its source.
 	b.must("fork", "x", "--name", "z")
-	eventually(t, "the fork's records are there", time.Minute, func() bool { return b.banger("vm", "session", "show", "z", "work").code == 0 })
+	eventually(t, "the fork's records are there", func() bool { return b.banger("vm", "session", "show", "z", "work").code == 0 })
 	b.must("kill", "z")
 	same(t, "in the stopped fork", b.session("z", "work").Error, "its VM was stopped")
 	b.must("suspend", "x")
@@ -420,5 +420,5 @@ func TestSessionsOfFork(t *testing.T) {
 	b.must("start", "x")
 	b.must("vm", "session", "send", "x", "work", "awake")
 	b.must("vm", "session", "send", "x", "work", "end")
-	same(t, "exit code", b.banger("vm", "session", "wait", "--timeout", "60s", "x", "work").code, 7)
+	same(t, "exit code", b.banger("vm", "session", "wait", "--timeout", "3m", "x", "work").code, 7)
 }

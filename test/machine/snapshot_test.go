@@ -31,7 +31,7 @@ func (b *box) count(vm string) int {
 func (b *box) goesOn(vm string) {
 	b.t.Helper()
 	from := b.count(vm)
-	eventually(b.t, vm+" goes on counting", 10*time.Second, func() bool { return b.count(vm) > from })
+	eventually(b.t, vm+" goes on counting", func() bool { return b.count(vm) > from })
 }
 
 // who is all that tells one machine from another, as the guest has it, and the clock.

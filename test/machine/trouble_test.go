@@ -57,7 +57,7 @@ func TestInterrupted(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the VMM runs", time.Minute, func() bool {
+		eventually(t, "the VMM runs", func() bool {
 			for _, pid := range b.net.processes() {
 				if isVMM(commandLine(pid)) {
 					return true

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"banger/api"
 )
@@ -99,7 +98,7 @@ func TestUser(t *testing.T) {
 		b.must("image", "save", "src", "mine")
 		same(t, "a file", b.must("run", "--rm", "--cold", "--image", "mine", "--", "cat", "/srv.txt"), "saved")
 		b.forks("src", 8)
-		eventually(t, "the chains of src are short", 30*time.Second, func() bool { return b.chain("src") < 9 })
+		eventually(t, "the chains of src are short", func() bool { return b.chain("src") < 9 })
 		same(t, "files", b.guest("src", "echo 3 >/proc/sys/vm/drop_caches; cat /root/kept /srv.txt"), "kept\nsaved")
 		b.must("rm", "-f", "src")
 	})
@@ -183,7 +182,7 @@ func (b *box) userFlow(image string) {
 	})
 	b.sub("ports", func(t *testing.T, b *box) {
 		b.guest("x", "if command -v busybox >/dev/null; then echo port >/tmp/index.html; busybox httpd -p 127.0.0.1:8080 -h /tmp; else "+perlServer+"; fi")
-		b.must("wait", "--for", "port:8080", "--timeout", "60s", "x")
+		b.must("wait", "--for", "port:8080", "--timeout", "3m", "x")
 		b.forward("x", "18081:8080")
 		same(t, "page", b.net.output("curl", "-sf", "-m", "10", "http://127.0.0.1:18081/"), "port\n")
 	})
