@@ -13,16 +13,8 @@ import (
 
 	"banger/api/agentapi"
 	"banger/internal/image/initramfs"
+	"banger/internal/loud"
 )
-
-// need fails or skips a test that this machine cannot run.
-func need(t testing.TB, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("BANGER_TEST_NO_SKIP") != "" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf("SKIPPED, NOT TESTED: "+format, args...)
-}
 
 // lab is what a guest of these tests boots from.
 type lab struct {
@@ -35,7 +27,7 @@ func newLab(t testing.TB) lab {
 	if kernelDir == "" { // what scripts/machine-state has prepared
 		prepared, _ := filepath.Glob("../../.cache/test-state/kernels/*/vmlinuz")
 		if len(prepared) == 0 {
-			need(t, "BANGER_TEST_KERNEL_DIR names no directory with vmlinuz and lib/modules, and make test has prepared none")
+			loud.Skip(t, "BANGER_TEST_KERNEL_DIR names no directory with vmlinuz and lib/modules, and make test has prepared none")
 		}
 		var err error
 		if kernelDir, err = filepath.Abs(filepath.Dir(prepared[0])); err != nil { // VMMs start in /
@@ -44,7 +36,7 @@ func newLab(t testing.TB) lab {
 	}
 	for _, p := range []string{"qemu-system-x86_64", "mke2fs", "busybox"} {
 		if _, err := exec.LookPath(p); err != nil {
-			need(t, "%v", err)
+			loud.Skip(t, "%v", err)
 		}
 	}
 	mods, _ := filepath.Glob(filepath.Join(kernelDir, "lib/modules/*"))

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"banger/api/agentapi"
+	"banger/internal/loud"
 )
 
 func TestHostsFile(t *testing.T) {
@@ -145,7 +146,7 @@ func TestInspect(t *testing.T) {
 func TestExt4Blocks(t *testing.T) {
 	mke2fs, err := exec.LookPath("mke2fs")
 	if err != nil {
-		t.Skip("SKIPPED, NOT TESTED: no mke2fs")
+		loud.Skip(t, "%v", err)
 	}
 	p := filepath.Join(t.TempDir(), "disk")
 	if out, err := exec.Command(mke2fs, "-q", "-t", "ext4", "-b", "4096", p, "40M").CombinedOutput(); err != nil {

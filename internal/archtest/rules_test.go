@@ -3,7 +3,7 @@ package archtest
 // anyone are the packages that everybody may import; they import none of ours, except
 // where rules says so.
 var anyone = []string{
-	"internal/config", "internal/keylock", "internal/frame", "internal/frame/brief", "internal/frame/link", "internal/frame/tree", "internal/durable",
+	"internal/config", "internal/keylock", "internal/frame", "internal/frame/brief", "internal/frame/link", "internal/frame/tree", "internal/durable", "internal/loud",
 }
 
 // parts is the layer below template: each owns one noun.
@@ -36,6 +36,7 @@ var rules = []rule{
 	{"internal/config", nil, "paths and defaults are needed by everybody, so they need nobody"},
 	{"internal/keylock", nil, "a lock knows nothing of what it locks"},
 	{"internal/durable", nil, "writing a file so that it survives a power cut knows nothing of what is in it"},
+	{"internal/loud", nil, "any package's tests may lack something"},
 
 	{"internal/host", []string{"api"}, "the door to the machine holds no policy"},
 	{"internal/host/helper", []string{"internal/host", "internal/host/verb", "internal/host/local", "api"}, "what takes no root is done here, as in a daemon without a helper"},
@@ -96,6 +97,7 @@ var doors = []rule{
 	{"internal/host/fake", []string{"test/..."}, "no user can ever be given a host that is none"},
 	{"internal/hypervisor/hypervisortest", nil, "a conformance suite belongs to tests"},
 	{"internal/disk/disktest", nil, "a conformance suite belongs to tests"},
+	{"internal/loud", []string{"internal/hypervisor/hypervisortest", "internal/disk/disktest"}, "only tests can be left out"},
 }
 
 // mounting is the list of system calls that only a host or an agent may make.

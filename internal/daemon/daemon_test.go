@@ -23,6 +23,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/host"
 	"banger/internal/hypervisor"
+	"banger/internal/loud"
 )
 
 // patience bounds what would otherwise hang a failing test.
@@ -161,11 +162,7 @@ func needRoot(t *testing.T, what string) {
 	if os.Geteuid() == 0 {
 		return
 	}
-	reason := "NOT TESTED without root: " + what
-	if os.Getenv("BANGER_TEST_NO_SKIP") == "1" {
-		t.Fatal(reason)
-	}
-	t.Skip(reason)
+	loud.Skip(t, "without root: %s", what)
 }
 
 // wants fails unless err has the code and its message and hint hold every word.

@@ -3,7 +3,6 @@ package guest_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"banger/api"
 	"banger/api/agentapi"
 	"banger/internal/guest"
+	"banger/internal/loud"
 )
 
 func TestCalls(t *testing.T) {
@@ -101,7 +101,7 @@ func listen(t *testing.T, address string) *net.TCPListener {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		skip(t, fmt.Sprintf("cannot listen on %s: %v", address, err))
+		loud.Skip(t, "cannot listen on %s: %v", address, err)
 	}
 	t.Cleanup(func() { l.Close() })
 	return l.(*net.TCPListener)

@@ -16,6 +16,7 @@ import (
 	"banger/api"
 	"banger/internal/frame"
 	"banger/internal/guest"
+	"banger/internal/loud"
 )
 
 func sh(script string) api.ExecSpec { return api.ExecSpec{Argv: []string{"sh", "-c", script}} }
@@ -102,7 +103,7 @@ func TestEnvironment(t *testing.T) {
 
 func TestUsers(t *testing.T) {
 	if os.Geteuid() != 0 {
-		skip(t, "switching users takes root")
+		loud.Skip(t, "switching users takes root")
 	}
 	t.Parallel()
 	a := start(t, nil)

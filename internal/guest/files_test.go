@@ -16,6 +16,7 @@ import (
 	"banger/api"
 	"banger/internal/agent/serve"
 	"banger/internal/frame/tree"
+	"banger/internal/loud"
 )
 
 func mode(m fs.FileMode) *fs.FileMode { return &m }
@@ -275,7 +276,7 @@ func TestTrees(t *testing.T) {
 
 func TestTreeOwners(t *testing.T) {
 	if os.Geteuid() != 0 {
-		skip(t, "giving files away takes root")
+		loud.Skip(t, "giving files away takes root")
 	}
 	t.Parallel()
 	a := start(t, nil)

@@ -242,12 +242,3 @@ func within(t *testing.T) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
-
-// skip leaves a test out, except where everything must run.
-func skip(t *testing.T, why string) {
-	t.Helper()
-	if os.Getenv("BANGER_TEST_NO_SKIP") == "1" {
-		t.Fatal("NOT SKIPPED: " + why)
-	}
-	t.Skip("SKIPPED: " + why)
-}

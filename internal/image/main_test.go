@@ -99,15 +99,3 @@ func (r *rig) noLeftovers() {
 		r.t.Fatalf("left in %s: %v %v", r.Paths.Temp(), left, err)
 	}
 }
-
-// need skips loudly, or fails where skipping is forbidden.
-func need(t *testing.T, ok bool, reason string) {
-	t.Helper()
-	if ok {
-		return
-	}
-	if os.Getenv("BANGER_TEST_NO_SKIP") != "" {
-		t.Fatal("cannot run here: " + reason)
-	}
-	t.Skip("SKIPPED: " + reason)
-}

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"banger/internal/loud"
 	"banger/internal/network/sieve"
 )
 
@@ -38,9 +39,5 @@ func needsRoot(t *testing.T) {
 	if os.Getenv(inNamespace) != "" {
 		return
 	}
-	const why = "NOT RUN: this test needs root, for a network namespace of its own"
-	if os.Getenv("BANGER_TEST_NO_SKIP") == "1" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
+	loud.Skip(t, "this test needs root, for a network namespace of its own")
 }

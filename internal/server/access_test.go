@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"banger/api"
+	"banger/internal/loud"
 )
 
 // nobody is a uid that owns nothing.
@@ -36,11 +37,7 @@ func needRoot(t *testing.T) {
 	if os.Geteuid() == 0 {
 		return
 	}
-	const reason = "NOT TESTED: calling the daemon as another user needs root"
-	if os.Getenv("BANGER_TEST_NO_SKIP") == "1" {
-		t.Fatal(reason)
-	}
-	t.Skip(reason)
+	loud.Skip(t, "calling the daemon as another user needs root")
 }
 
 // TestPeers opens the socket to everybody and lets the kernel say who is there.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"banger/api"
+	"banger/internal/loud"
 )
 
 // boxes counts the boxes of this run, for names and uids that do not meet.
@@ -176,7 +177,7 @@ func binDir(t *testing.T) string {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "banger")); err != nil {
-		missing(t, "bin/banger is not built: make build")
+		loud.Skip(t, "bin/banger is not built: make build")
 	}
 	return dir
 }
@@ -188,7 +189,7 @@ func preparedState(t *testing.T) string {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "stamp")); err != nil {
-		missing(t, "no prepared images: scripts/machine-state")
+		loud.Skip(t, "no prepared images: scripts/machine-state")
 	}
 	return dir
 }

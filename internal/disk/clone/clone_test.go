@@ -14,6 +14,7 @@ import (
 	"banger/internal/disk/disktest"
 	"banger/internal/host"
 	"banger/internal/host/local"
+	"banger/internal/loud"
 )
 
 // Whatever the machine's own file system is: ext4 as a rule.
@@ -59,7 +60,9 @@ func free(t *testing.T, dir string) int64 {
 // mountNew mounts a new file system from a loop device.
 func mountNew(t *testing.T, mkfs string, args ...string) string {
 	t.Helper()
-	need(t, os.Geteuid() == 0, "mounting a test's file system needs root")
+	if os.Geteuid() != 0 {
+		loud.Skip(t, "mounting a test's file system needs root")
+	}
 	h := local.New()
 	file, dir := filepath.Join(t.TempDir(), "fs"), t.TempDir()
 	f, err := os.Create(file)
@@ -77,10 +80,12 @@ func mountNew(t *testing.T, mkfs string, args ...string) string {
 		return h.Run(t.Context(), host.Command{Path: program, Args: args, Stdout: &out})
 	}
 	if err := run(mkfs, append(args, file)...); err != nil {
-		need(t, false, err.Error())
+		loud.Skip(t, "%v", err)
 	}
 	if err := run("mount", "-o", "loop", file, dir); err != nil {
-		need(t, !strings.Contains(err.Error(), "unknown filesystem"), err.Error())
+		if strings.Contains(err.Error(), "unknown filesystem") {
+			loud.Skip(t, "%v", err)
+		}
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -89,16 +94,4 @@ func mountNew(t *testing.T, mkfs string, args ...string) string {
 		}
 	})
 	return dir
-}
-
-// need skips loudly, or fails where skipping is forbidden.
-func need(t *testing.T, ok bool, reason string) {
-	t.Helper()
-	if ok {
-		return
-	}
-	if os.Getenv("BANGER_TEST_NO_SKIP") != "" {
-		t.Fatal("cannot run here: " + reason)
-	}
-	t.Skip("SKIPPED: " + reason)
 }

@@ -22,6 +22,7 @@ import (
 	"banger/internal/disk"
 	"banger/internal/host"
 	"banger/internal/host/local"
+	"banger/internal/loud"
 )
 
 const mib = 1 << 20
@@ -105,10 +106,7 @@ func (s suite) create(t *testing.T, spec disk.Spec) string {
 func (s suite) run(t *testing.T, program string, args ...string) {
 	t.Helper()
 	if _, err := s.host.LookPath(program); err != nil {
-		if os.Getenv("BANGER_TEST_NO_SKIP") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("SKIPPED: ", err)
+		loud.Skip(t, "%v", err)
 	}
 	var out bytes.Buffer
 	if err := s.host.Run(t.Context(), host.Command{Path: program, Args: args, Stdout: &out}); err != nil {

@@ -197,7 +197,7 @@ func (m *timed) ResumeMapped(name string) error {
 func TestSwitchTimes(t *testing.T) {
 	machine := &timed{Blocks: local.New()}
 	d := New(Options{Host: machine, Log: quiet()})
-	need(t, d.CanAttach())
+	needDevices(t, d)
 	for _, mib := range []int64{1, 15, 128} {
 		dir, name := t.TempDir(), fmt.Sprintf("banger-time-%d", mib)
 		top, next := filepath.Join(dir, "top"), filepath.Join(dir, "next")

@@ -14,6 +14,7 @@ import (
 
 	"banger/api"
 	"banger/internal/host"
+	"banger/internal/loud"
 )
 
 // sleeper spawns a shell that reads a FIFO nobody writes to: it runs until it is ended.
@@ -124,7 +125,7 @@ func TestWaitForAStranger(t *testing.T) {
 func TestSpawnPassesFilesLogsAndSwitchesUser(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
-		skip(t, "switching the user needs root")
+		loud.Skip(t, "switching the user needs root")
 	}
 	ps := newProcesses()
 	dir := t.TempDir()
@@ -305,13 +306,4 @@ func getsid(pid int) (int, error) {
 		return 0, errno
 	}
 	return int(sid), nil
-}
-
-// skip skips, loudly, except where the harness forbids it.
-func skip(t *testing.T, why string) {
-	t.Helper()
-	if os.Getenv("BANGER_TEST_NO_SKIP") == "1" {
-		t.Fatal("must not be skipped: " + why)
-	}
-	t.Skip("SKIPPED: " + why)
 }

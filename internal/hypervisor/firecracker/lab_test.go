@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"banger/internal/image/initramfs"
+	"banger/internal/loud"
 )
 
 // lab is what the guests of these tests boot from: made once, since it takes some seconds.
@@ -122,7 +123,7 @@ func needLab(t testing.TB) *lab {
 	t.Helper()
 	for _, p := range []string{"mke2fs", "busybox"} {
 		if _, err := exec.LookPath(p); err != nil {
-			need(t, "%v", err)
+			loud.SkipOutsideLab(t, "%v", err)
 		}
 	}
 	theLab.once.Do(func() {
@@ -133,7 +134,7 @@ func needLab(t testing.TB) *lab {
 		theLab.err = theLab.make()
 	})
 	if errors.Is(theLab.err, errNoLab) {
-		need(t, "%v", theLab.err)
+		loud.SkipOutsideLab(t, "%v", theLab.err)
 	}
 	if theLab.err != nil {
 		t.Fatal(theLab.err)

@@ -16,28 +16,19 @@ import (
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/hypervisortest"
 	"banger/internal/hypervisor/kvm"
+	"banger/internal/loud"
 )
-
-// need skips loudly; in the laboratory (make lab), where everything is, that is a failure.
-func need(t testing.TB, format string, args ...any) {
-	t.Helper()
-	why := fmt.Sprintf(format, args...)
-	if os.Getenv("LAB") != "" {
-		t.Fatal("must not be skipped: " + why)
-	}
-	t.Skip("SKIPPED, NOT TESTED: " + why)
-}
 
 func needFirecracker(t testing.TB) *local.Host {
 	t.Helper()
 	h := local.New()
 	for _, name := range []string{"firecracker", "jailer"} {
 		if _, err := h.LookPath(name); err != nil {
-			need(t, "%v", err)
+			loud.SkipOutsideLab(t, "%v", err)
 		}
 	}
 	if _, err := os.Stat("/dev/kvm"); err != nil || os.Geteuid() != 0 || os.Getenv("LAB") == "" {
-		need(t, "this is not the laboratory: it takes root and a KVM that works (make lab)")
+		loud.SkipOutsideLab(t, "this is not the laboratory: it takes root and a KVM that works (make lab)")
 	}
 	return h
 }

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -16,23 +15,14 @@ import (
 	"banger/internal/host/local"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/hypervisortest"
+	"banger/internal/loud"
 )
-
-// need skips, loudly, except where the harness forbids it.
-func need(t testing.TB, format string, args ...any) {
-	t.Helper()
-	why := fmt.Sprintf(format, args...)
-	if os.Getenv("BANGER_TEST_NO_SKIP") == "1" {
-		t.Fatal("must not be skipped: " + why)
-	}
-	t.Skip("SKIPPED, NOT TESTED: " + why)
-}
 
 func needQEMU(t testing.TB) *local.Host {
 	t.Helper()
 	h := local.New()
 	if _, err := h.LookPath("qemu-system-x86_64"); err != nil {
-		need(t, "%v", err)
+		loud.Skip(t, "%v", err)
 	}
 	return h
 }

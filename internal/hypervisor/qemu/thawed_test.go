@@ -19,6 +19,7 @@ import (
 	"banger/internal/host/local"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/vmm"
+	"banger/internal/loud"
 )
 
 // script runs a shell script in the guest and wants it to succeed.
@@ -36,14 +37,14 @@ func TestThawedNetwork(t *testing.T) {
 	t.Parallel()
 	h, m := newHypervisor(t), testMachine(t)
 	if os.Geteuid() != 0 {
-		need(t, "a tap needs root")
+		loud.Skip(t, "a tap needs root")
 	}
 	tap := func(n int, owner int) (*os.File, string) {
 		// In no bridge: nothing that the guest sends gets anywhere.
 		name := fmt.Sprintf("bgt%d%d", n, os.Getpid())
 		f, err := h.host.OpenTap(bounded(t, time.Minute), host.Tap{Name: name, MTU: 1500, Owner: owner})
 		if err != nil {
-			need(t, "%v", err)
+			loud.Skip(t, "%v", err)
 		}
 		t.Cleanup(func() { f.Close(); _ = h.host.DeleteLink(bounded(t, time.Minute), name) })
 		return f, name
@@ -155,7 +156,7 @@ func TestFreezeOnFullDisk(t *testing.T) {
 	t.Parallel()
 	h, m := newHypervisor(t), testMachine(t)
 	if os.Geteuid() != 0 {
-		need(t, "a small file system needs root")
+		loud.Skip(t, "a small file system needs root")
 	}
 	i := startMachine(t, h, m)
 	before := awaitAgent(t, i)
@@ -164,7 +165,7 @@ func TestFreezeOnFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("none", small, "tmpfs", 0, "size=20m,mode=755"); err != nil {
-		need(t, "cannot mount a small file system: %v", err)
+		loud.Skip(t, "cannot mount a small file system: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(small, unix.MNT_DETACH) })
 	above := map[string]string{}
@@ -287,7 +288,7 @@ func TestThroughLauncher(t *testing.T) {
 func TestAsOrdinaryUser(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
-		need(t, "only root can become somebody else")
+		loud.Skip(t, "only root can become somebody else")
 	}
 	lab, self := needLab(t), filepath.Join(needLab(t).dir, "test")
 	exe, err := os.Executable()

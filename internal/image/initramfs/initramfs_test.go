@@ -15,16 +15,8 @@ import (
 
 	"banger/api"
 	"banger/api/agentapi"
+	"banger/internal/loud"
 )
-
-// need fails or skips a test that this machine cannot run.
-func need(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("BANGER_TEST_NO_SKIP") != "" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf("SKIPPED, NOT TESTED: "+format, args...)
-}
 
 // kernelModules is the modules of the kernel in BANGER_TEST_KERNEL_DIR, or of the one that scripts/machine-state
 // has prepared.
@@ -36,7 +28,7 @@ func kernelModules(t *testing.T) string {
 	}
 	found, _ := filepath.Glob(pattern)
 	if len(found) != 1 {
-		need(t, "%s: %d kernels; give one in BANGER_TEST_KERNEL_DIR, or run scripts/machine-state", pattern, len(found))
+		loud.Skip(t, "%s: %d kernels; give one in BANGER_TEST_KERNEL_DIR, or run scripts/machine-state", pattern, len(found))
 	}
 	return filepath.Dir(found[0])
 }
@@ -133,7 +125,7 @@ func TestSoftDependencies(t *testing.T) {
 // TestBuild unpacks with cpio's own reader, if there is one, and looks at the tools there.
 func TestBuild(t *testing.T) {
 	if _, err := os.Stat(DefaultTools()[0]); err != nil {
-		need(t, "e2fsprogs is not installed: %v", err)
+		loud.Skip(t, "e2fsprogs is not installed: %v", err)
 	}
 	agent := filepath.Join(t.TempDir(), "agent")
 	if err := os.WriteFile(agent, []byte("#!agent"), 0o755); err != nil {

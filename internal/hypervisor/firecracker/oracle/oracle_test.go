@@ -13,6 +13,7 @@ import (
 	"banger/api"
 	"banger/internal/host/local"
 	"banger/internal/hypervisor/kvm"
+	"banger/internal/loud"
 )
 
 func TestVerdict(t *testing.T) {
@@ -124,21 +125,15 @@ func TestBeside(t *testing.T) {
 // TestThisHost asks a real Firecracker about a real KVM: in the laboratory, where both are.
 func TestThisHost(t *testing.T) {
 	device := kvm.New()
-	need := func(why string) {
-		if os.Getenv("LAB") != "" {
-			t.Fatal(why)
-		}
-		t.Skip("SKIPPED, NOT TESTED: " + why)
-	}
 	if reason, _ := device.Obstacle(); reason != "" {
-		need(reason)
+		loud.SkipOutsideLab(t, "%s", reason)
 	}
 	h := local.New()
 	if _, err := h.LookPath("firecracker"); err != nil {
-		need(err.Error())
+		loud.SkipOutsideLab(t, "%v", err)
 	}
 	if err := h.CanJail(); err != nil {
-		need(err.Error())
+		loud.SkipOutsideLab(t, "%v", err)
 	}
 	begin := time.Now()
 	f, err := New(Options{Host: h, KVM: device, File: filepath.Join(t.TempDir(), "firecracker.json")}).Ask(t.Context())
