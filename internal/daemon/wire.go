@@ -130,7 +130,7 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 
 func sessions(vms *vm.Service, cfg *config.Config, log *slog.Logger) *session.Service {
 	return session.New(session.Options{
-		Store: vms.Store, VM: vms.Get, Events: vms.Events, Wake: vms.Wake, Log: log, Now: vms.Now, LogLimit: cfg.SessionLog,
+		Store: vms.Store, VM: vms.Records.Get, Events: vms.Records.Events, Wake: vms.Records.Wake, Log: log, Now: vms.Now, LogLimit: cfg.SessionLog,
 		NewID: func() string { return newID(rand.Reader) },
 		Reach: func(ctx context.Context, ref string) (session.Guest, error) {
 			vm, agent, why, end, err := vms.Reach(ctx, ref)
@@ -194,7 +194,7 @@ func proxies(environ []string) []string {
 
 // reconcile takes up what an earlier daemon left. One part's trouble keeps no other from it.
 func (p *parts) reconcile(ctx context.Context) error {
-	return errors.Join(p.images.Reconcile(ctx), p.sessions.Follow(ctx), p.vms.Reconcile(ctx), p.templates.Reconcile(ctx, p.vms.TemplateInUse(ctx)))
+	return errors.Join(p.images.Reconcile(ctx), p.sessions.Follow(ctx), p.vms.Reconcile(ctx), p.templates.Reconcile(ctx, p.vms.Records.TemplateInUse(ctx)))
 }
 
 func (p *parts) services(cfg *config.Config, stdio IO, log *slog.Logger, stop func()) server.Services {

@@ -35,7 +35,7 @@ func (s *Server) events(c *call, send func(api.Event) error) error {
 			return gone(c.ctx, err)
 		}
 	}
-	return s.VMs.Events(c.ctx, c.number("after", 0), follow, send)
+	return s.VMs.Records.Events(c.ctx, c.number("after", 0), follow, send)
 }
 
 func (s *Server) listOperations(*call) ([]api.Operation, error) { return s.Operations.List(), nil }

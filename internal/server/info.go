@@ -70,7 +70,7 @@ func (s *Server) describeHypervisors(ctx context.Context, i *api.Info, problem f
 }
 
 func (s *Server) describeObjects(ctx context.Context, i *api.Info, problem func(string, ...any)) {
-	vms, err := s.VMs.Count(ctx)
+	vms, err := s.VMs.Records.Count(ctx)
 	if err != nil {
 		problem("cannot count machines: %v", err)
 	}

@@ -9,7 +9,9 @@ import (
 	"banger/internal/operation"
 )
 
-func (s *Server) listVMs(c *call) ([]api.VM, error) { return s.VMs.List(c.ctx, c.query["filter"]) }
+func (s *Server) listVMs(c *call) ([]api.VM, error) {
+	return s.VMs.Records.List(c.ctx, c.query["filter"])
+}
 
 func (s *Server) createVM(c *call, create api.VMCreate) (api.VMCreated, error) {
 	vm, op, created, err := s.VMs.Create(c.ctx, create)
@@ -30,14 +32,14 @@ func (s *Server) createVM(c *call, create api.VMCreate) (api.VMCreated, error) {
 	return out, nil
 }
 
-func (s *Server) getVM(c *call) (api.VM, error) { return s.VMs.Get(c.ctx, c.ref()) }
+func (s *Server) getVM(c *call) (api.VM, error) { return s.VMs.Records.Get(c.ctx, c.ref()) }
 
 func (s *Server) updateVM(c *call, update api.VMUpdate) (api.VM, error) {
 	return s.VMs.Update(c.ctx, c.ref(), update)
 }
 
 func (s *Server) recordWorkspace(c *call, w api.Workspace) (api.VM, error) {
-	return s.VMs.RecordWorkspace(c.ctx, c.ref(), w)
+	return s.VMs.Records.RecordWorkspace(c.ctx, c.ref(), w)
 }
 
 func (s *Server) deleteVM(c *call) (*operation.Operation, error) {

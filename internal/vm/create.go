@@ -39,7 +39,7 @@ func (s *Service) Create(ctx context.Context, c api.VMCreate) (api.VM, *operatio
 	if err != nil {
 		return api.VM{}, nil, false, err
 	}
-	vm := api.VM{ID: s.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: spec, Git: c.Git, Pending: []string{}, CreatedAt: s.Now().UTC()}
+	vm := api.VM{ID: s.names.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: spec, Git: c.Git, Pending: []string{}, CreatedAt: s.Now().UTC()}
 	if err := s.pinObjects(ctx, &vm); err != nil {
 		return api.VM{}, nil, false, err
 	}
@@ -53,7 +53,7 @@ func (s *Service) Create(ctx context.Context, c api.VMCreate) (api.VM, *operatio
 	if err != nil {
 		return api.VM{}, nil, false, err
 	}
-	s.changes.Wake()
+	s.Records.Wake()
 	return s.startCreated(vm, created, c)
 }
 
@@ -129,7 +129,7 @@ func (s *Service) derive(vm *api.VM) {
 // reserve runs inside the transaction that inserts the record.
 func (s *Service) reserve(vm *api.VM, taken store.Taken) error {
 	if vm.Name == "" {
-		vm.Name = s.madeUpName(taken.Names)
+		vm.Name = s.names.madeUp(taken.Names)
 	}
 	vm.Runtime.DNSName = vm.Name + ".vm"
 	switch vm.Spec.Net {
@@ -244,7 +244,7 @@ func (s *Service) makeHostKey(ctx context.Context, vm api.VM) error {
 	if err := s.pin(vm, public); err != nil {
 		return err
 	}
-	_, err = s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	_, err = s.Records.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.Runtime.SSHHostKey = public
 		return nil, nil
 	})

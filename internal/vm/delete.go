@@ -14,7 +14,7 @@ import (
 // Delete removes a VM with its disks, snapshots, logs and pinned keys. One that runs or has snapshots is refused unless force
 // is set; it is then killed. It works in every state, and a second delete joins the first.
 func (s *Service) Delete(ctx context.Context, ref string, force bool) (*operation.Operation, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func (s *Service) removeOnce(ctx context.Context, id string, may func(api.VM) er
 	defer unlock()
 	ctx = context.WithoutCancel(ctx) // once begun, it is completed
 	stopped := []api.Event{}
-	vm, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	vm, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		if err := may(*vm); err != nil && vm.State != api.StateDeleting {
 			return nil, err
 		}
@@ -113,12 +113,12 @@ func (s *Service) removeOnce(ctx context.Context, id string, may func(api.VM) er
 	if err := s.Store.DeleteVM(ctx, id, stopped...); err != nil {
 		return err
 	}
-	s.changes.Wake()
+	s.Records.Wake()
 	operation.Stage(ctx, "remove record")
 	if onLayers(vm) || len(vm.Snapshots) > 0 {
 		if err := s.Layers.Sweep(ctx); err != nil {
 			return err
 		}
 	}
-	return s.Templates.Sweep(ctx, s.TemplateInUse(ctx))
+	return s.Templates.Sweep(ctx, s.Records.TemplateInUse(ctx))
 }

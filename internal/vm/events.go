@@ -14,10 +14,10 @@ const portEvery = 100 * time.Millisecond
 const eventBatch = 256
 
 // Events hands every event after a cursor to fn, in order; with follow it goes on until ctx ends.
-func (s *Service) Events(ctx context.Context, after int64, follow bool, fn func(api.Event) error) error {
+func (r *Records) Events(ctx context.Context, after int64, follow bool, fn func(api.Event) error) error {
 	for {
-		changed := s.changes.Next()
-		events, err := s.Store.Events(ctx, after, eventBatch)
+		changed := r.changes.Next()
+		events, err := r.store.Events(ctx, after, eventBatch)
 		if err != nil {
 			return err
 		}
@@ -37,7 +37,7 @@ func (s *Service) Events(ctx context.Context, after int64, follow bool, fn func(
 		case <-changed:
 		case <-ctx.Done():
 			return nil
-		case <-s.life.Done():
+		case <-r.life.ctx.Done():
 			return nil
 		}
 	}
@@ -54,3 +54,28 @@ func after(ctx context.Context, d time.Duration) <-chan struct{} {
 	})
 	return done
 }
+
+// closedWhen is closed when over is true of a VM's record, or the VM is gone, or ctx ends.
+func (r *Records) closedWhen(ctx context.Context, id string, over func(api.VM) bool) <-chan struct{} {
+	done := make(chan struct{})
+	r.life.do(func(life context.Context) {
+		defer close(done)
+		for {
+			changed := r.changes.Next()
+			if vm, err := r.store.VM(ctx, id); err != nil || over(vm) {
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			case <-life.Done():
+				return
+			}
+		}
+	})
+	return done
+}
+
+// Wake tells everybody who follows events that there are new ones.
+func (r *Records) Wake() { r.changes.Wake() }

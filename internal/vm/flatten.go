@@ -32,7 +32,7 @@ func (s *Service) flattenLater(id string, least int) {
 	s.flattenDue[id] = true
 	s.mu.Unlock()
 	if !due {
-		s.goDo(func(ctx context.Context) { s.flattenWhenDue(ctx, id, least) })
+		s.life.do(func(ctx context.Context) { s.flattenWhenDue(ctx, id, least) })
 	}
 }
 
@@ -47,7 +47,7 @@ func (s *Service) flattenWhenDue(ctx context.Context, id string, least int) {
 	s.mu.Lock()
 	delete(s.flattenDue, id)
 	s.mu.Unlock()
-	err := s.withLock(ctx, id, func() error {
+	err := s.locks.with(ctx, id, func() error {
 		vm, err := s.Store.VM(ctx, id)
 		l, alive := s.vmAlive(id)
 		if err == nil && alive {
@@ -72,16 +72,16 @@ func (s *Service) beginFlattening(ctx context.Context, vm api.VM, l *liveVM, lea
 	if len(plans) == 0 {
 		return nil
 	}
-	life, cancel := context.WithCancel(s.life)
+	life, cancel := context.WithCancel(s.life.ctx)
 	f = &flattening{id: vm.ID, plans: plans, cancel: cancel, done: make(chan struct{})}
 	s.mu.Lock()
 	s.flattenings[vm.ID] = f
 	s.mu.Unlock()
-	s.goDo(func(ctx context.Context) {
+	s.life.do(func(ctx context.Context) {
 		defer cancel()
 		s.flatten(life, vm, l, f)
 		close(f.done)
-		err := s.withLock(ctx, f.id, func() error { return s.settleFlattening(ctx, f) })
+		err := s.locks.with(ctx, f.id, func() error { return s.settleFlattening(ctx, f) })
 		if err != nil && ctx.Err() == nil {
 			s.Log.Warn("cannot record that chains are short", "vm", f.id, "error", err)
 		}
@@ -119,7 +119,7 @@ func (s *Service) settleFlattening(ctx context.Context, f *flattening) error {
 	delete(s.flattenings, f.id)
 	s.mu.Unlock()
 	changed := false
-	_, err := s.update(ctx, f.id, func(vm *api.VM) ([]api.Event, error) {
+	_, err := s.Records.update(ctx, f.id, func(vm *api.VM) ([]api.Event, error) {
 		changed = false
 		for _, now := range topsOf(*vm) {
 			for _, p := range f.plans {

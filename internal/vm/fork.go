@@ -16,7 +16,7 @@ func (s *Service) Fork(ctx context.Context, ref string, want api.VMFork) ([]api.
 	if err := want.Validate(); err != nil {
 		return nil, nil, err
 	}
-	source, err := s.Get(ctx, ref)
+	source, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -34,7 +34,7 @@ func (s *Service) Fork(ctx context.Context, ref string, want api.VMFork) ([]api.
 	if vms, err = s.Store.InsertVMs(ctx, vms, s.reserve); err != nil {
 		return nil, nil, err
 	}
-	s.changes.Wake()
+	s.Records.Wake()
 	op := s.Operations.Start("vm.fork", source.ID, func(ctx context.Context, op *operation.Operation) error {
 		return (&fork{Service: s, op: op, source: source, vms: vms, frozen: make(chan struct{})}).run(ctx)
 	})
@@ -63,7 +63,7 @@ func asSpecified(vm api.VM) error {
 
 // newFork is the record of a fork that is yet to be made.
 func (s *Service) newFork(source api.VM, name string, want api.VMFork) api.VM {
-	vm := api.VM{ID: s.newID(), Name: name, State: api.StateStarting, Spec: source.Spec, Pending: []string{}, CreatedAt: s.Now().UTC()}
+	vm := api.VM{ID: s.names.newID(), Name: name, State: api.StateStarting, Spec: source.Spec, Pending: []string{}, CreatedAt: s.Now().UTC()}
 	vm.Spec.AutoRemove, vm.Spec.Autostart = want.AutoRemove, false
 	vm.Spec.Labels = map[string]string{}
 	maps.Copy(vm.Spec.Labels, source.Spec.Labels)

@@ -191,7 +191,7 @@ func (k *fork) record(ctx context.Context, keys map[string]string) (err error) {
 		k.point.point.lieOn(vm, k.Paths)
 		return nil, nil
 	})
-	k.changes.Wake()
+	k.Records.Wake()
 	return err
 }
 

@@ -59,7 +59,7 @@ func (s *Service) planPoint(ctx context.Context, vm api.VM, l *liveVM, dir strin
 	}
 	r := vm.Runtime
 	f := &freezing{Service: s, vm: vm, l: l, dir: dir, point: point{
-		Stamp: stamp, RootLayerID: s.newID(), WorkLayerID: s.newID(), RootTemplateID: r.RootTemplateID, WorkTemplateID: r.WorkTemplateID,
+		Stamp: stamp, RootLayerID: s.names.newID(), WorkLayerID: s.names.newID(), RootTemplateID: r.RootTemplateID, WorkTemplateID: r.WorkTemplateID,
 		RootFormat: b.Driver(r.RootLayerID).Format(), WorkFormat: b.Driver(r.WorkLayerID).Format(),
 		Spec: vm.Spec, ImageDigest: r.ImageDigest, KernelDigest: r.KernelDigest,
 	}}

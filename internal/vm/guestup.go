@@ -19,7 +19,7 @@ import (
 func (s *Service) whileItRuns(ctx context.Context, l *liveVM, fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(s.life, func() { cancel(errDaemonEnds) })()
+	defer context.AfterFunc(s.life.ctx, func() { cancel(errDaemonEnds) })()
 	stop := make(chan struct{})
 	defer close(stop)
 	go func() {
@@ -153,7 +153,7 @@ var errDaemonEnds = api.Errorf(api.CodeCancelled, "the daemon is being stopped")
 func (s *Service) bringUpAgain(l *liveVM) {
 	s.Operations.Start("vm.ready", l.id, func(ctx context.Context, op *operation.Operation) error {
 		op.SetResult(l.id)
-		return s.withLock(ctx, l.id, func() error {
+		return s.locks.with(ctx, l.id, func() error {
 			if _, alive := s.vmAlive(l.id); !alive {
 				return nil
 			}
@@ -177,7 +177,7 @@ func (s *Service) bringUpAgain(l *liveVM) {
 // notUpAgain keeps a VM whose guest did not come up for a look.
 func (s *Service) notUpAgain(ctx context.Context, l *liveVM, cause error) error {
 	failure := &api.Failure{Code: api.CodeNotReady, Message: "the guest did not come up again: " + cause.Error(), At: s.Now().UTC(), ConsoleTail: s.consoleTail(l.id)}
-	_, err := s.update(ctx, l.id, func(vm *api.VM) ([]api.Event, error) {
+	_, err := s.Records.update(ctx, l.id, func(vm *api.VM) ([]api.Event, error) {
 		if vm.State == api.StateStarting {
 			vm.State = api.StateRunning
 		}
@@ -215,7 +215,7 @@ func (s *Service) personality(vm api.VM) (agentapi.Personalise, error) {
 
 func (s *Service) markReady(ctx context.Context, l *liveVM) (api.VM, error) {
 	now := s.Now().UTC()
-	return s.update(ctx, l.id, func(vm *api.VM) ([]api.Event, error) {
+	return s.Records.update(ctx, l.id, func(vm *api.VM) ([]api.Event, error) {
 		if vm.State == api.StateRunning && vm.Ready {
 			return nil, nil
 		}
@@ -232,7 +232,7 @@ const clockEvery = time.Minute
 // that its host slept. Only one keeper runs per VMM.
 func (s *Service) keepClock(l *liveVM) {
 	l.clock.Do(func() {
-		s.goDo(func(ctx context.Context) {
+		s.life.do(func(ctx context.Context) {
 			tick := time.NewTicker(clockEvery)
 			defer tick.Stop()
 			for {

@@ -16,7 +16,7 @@ const atOnce = 8
 // HostShutdown suspends or stops every VM that runs, side by side, as long as there is time: what cannot be suspended is stopped,
 // what does not stop is ended. One VM's trouble is a warning and keeps no other from it.
 func (s *Service) HostShutdown(ctx context.Context) (*operation.Operation, error) {
-	vms, err := s.List(ctx, nil)
+	vms, err := s.Records.List(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (s *Service) await(ctx context.Context, begin func(context.Context) (*opera
 
 // HostBoot starts every VM that is to start with the host; a suspended one goes on.
 func (s *Service) HostBoot(ctx context.Context) (*operation.Operation, error) {
-	vms, err := s.List(ctx, nil)
+	vms, err := s.Records.List(ctx, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -70,8 +70,8 @@ func (s *Service) setLive(id string, instance hypervisor.Instance) *liveVM {
 	s.mu.Lock()
 	s.live[id] = l
 	s.mu.Unlock()
-	s.goDo(func(ctx context.Context) { s.watch(ctx, l) })
-	s.goDo(func(ctx context.Context) { s.watchIdle(ctx, l) })
+	s.life.do(func(ctx context.Context) { s.watch(ctx, l) })
+	s.life.do(func(ctx context.Context) { s.watchIdle(ctx, l) })
 	return l
 }
 
@@ -88,7 +88,7 @@ func (s *Service) dropLive(l *liveVM) bool {
 
 // agentOf is the conversation with a running VM's guest, for banger's own calls; users go by reach.
 func (s *Service) agentOf(ctx context.Context, ref string) (api.VM, *liveVM, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return vm, nil, err
 	}
@@ -118,7 +118,7 @@ func (s *Service) watch(ctx context.Context, l *liveVM) {
 		case e, ok := <-l.instance.Events():
 			if !ok {
 				close(l.gone)
-				s.changes.Wake()
+				s.Records.Wake()
 				s.ended(context.WithoutCancel(ctx), l)
 				return
 			}
@@ -136,7 +136,7 @@ func (s *Service) happened(ctx context.Context, l *liveVM, e hypervisor.Event) {
 			return
 		}
 		log.Info("guest reboots")
-		if _, err := s.update(ctx, l.id, func(vm *api.VM) ([]api.Event, error) {
+		if _, err := s.Records.update(ctx, l.id, func(vm *api.VM) ([]api.Event, error) {
 			vm.Ready, vm.ReadyAt = false, nil
 			return []api.Event{{Kind: "vm.rebooted"}}, nil
 		}); err != nil {
@@ -150,7 +150,7 @@ func (s *Service) happened(ctx context.Context, l *liveVM, e hypervisor.Event) {
 	case hypervisor.EventPaused:
 		log.Warn("guest stopped by its VMM")
 		if err := s.withReserve(func() error { // the reason is often that there is no room to record it
-			_, err := s.update(ctx, l.id, func(vm *api.VM) ([]api.Event, error) {
+			_, err := s.Records.update(ctx, l.id, func(vm *api.VM) ([]api.Event, error) {
 				vm.LastError = &api.Failure{Code: api.CodeExhausted, Message: "the guest stands still: " + e.Detail, At: e.At.UTC()}
 				return []api.Event{{Kind: "vm.paused", Data: map[string]string{"reason": e.Detail}}}, nil
 			})
@@ -196,15 +196,6 @@ func (s *Service) endedLocked(ctx context.Context, l *liveVM) (api.VM, error) {
 		failure = &api.Failure{Code: api.CodeInternal, Message: "its VMM ended unexpectedly: " + l.exit.Detail, At: s.Now().UTC(), ConsoleTail: s.consoleTail(l.id)}
 	}
 	return s.stopped(ctx, l.id, reason, failure)
-}
-
-// update changes a record and wakes everybody who waits for changes.
-func (s *Service) update(ctx context.Context, id string, fn func(*api.VM) ([]api.Event, error)) (api.VM, error) {
-	vm, err := s.Store.UpdateVM(ctx, id, fn)
-	if err == nil {
-		s.changes.Wake()
-	}
-	return vm, err
 }
 
 // processes are the processes that belong to a VM by its handles.

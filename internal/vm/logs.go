@@ -34,7 +34,7 @@ type LogQuery struct {
 
 // Logs reads a log of a VM, running or not; offset is that of the first byte read.
 func (s *Service) Logs(ctx context.Context, ref string, q LogQuery) (io.ReadCloser, int64, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -66,35 +66,13 @@ func (s *Service) Logs(ctx context.Context, ref string, q LogQuery) (io.ReadClos
 		return nil, 0, api.Errorf(api.CodeInvalid, "stream is %q: give stdout or stderr", q.Stream)
 	}
 	if q.Follow {
-		query.More = s.closedWhen(ctx, vm.ID, over)
+		query.More = s.Records.closedWhen(ctx, vm.ID, over)
 	}
 	r, offset, err := logbook.Read(ctx, log, index, query)
 	if errors.Is(err, fs.ErrNotExist) {
 		return io.NopCloser(strings.NewReader("")), 0, nil
 	}
 	return r, offset, err
-}
-
-// closedWhen is closed when over is true of a VM's record, or the VM is gone, or ctx ends.
-func (s *Service) closedWhen(ctx context.Context, id string, over func(api.VM) bool) <-chan struct{} {
-	done := make(chan struct{})
-	s.goDo(func(life context.Context) {
-		defer close(done)
-		for {
-			changed := s.changes.Next()
-			if vm, err := s.Store.VM(ctx, id); err != nil || over(vm) {
-				return
-			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				return
-			case <-life.Done():
-				return
-			}
-		}
-	})
-	return done
 }
 
 // The console file belongs to the VMM, which appends to it for ever; the daemon gives its

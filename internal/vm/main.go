@@ -72,7 +72,7 @@ func (s *Service) StartMain(ctx context.Context, ref string, spec api.ExecSpec) 
 	if err := s.Store.AddEvent(ctx, api.Event{Kind: "session.started", VMID: vm.ID, Name: vm.Name, Data: map[string]string{"session": mainSession}}); err != nil {
 		return vm, err
 	}
-	s.changes.Wake()
+	s.Records.Wake()
 	return vm, nil
 }
 
@@ -80,7 +80,7 @@ func (s *Service) StartMain(ctx context.Context, ref string, spec api.ExecSpec) 
 func (s *Service) beginMain(ctx context.Context, l *liveVM, argv []string) (*mainRecord, error) {
 	id := l.id
 	first := false
-	if _, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	if _, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		first = vm.Main == nil
 		if vm.Main != nil && vm.Main.EndedAt == nil {
 			return nil, api.Errorf(api.CodeConflict, "the main command of VM %s is still running", vm.Name).WithHint("banger exec %s -- COMMAND", vm.Name)
@@ -117,9 +117,9 @@ func (s *Service) openBook(id string) (*logbook.Book, error) {
 
 // endMain records how the main command ended. A VM that is to be removed then goes.
 func (s *Service) endMain(id string, end mainEnd) {
-	ctx := context.WithoutCancel(s.life)
+	ctx := context.WithoutCancel(s.life.ctx)
 	now := s.Now().UTC()
-	vm, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	vm, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		if vm.Main == nil || vm.Main.EndedAt != nil {
 			return nil, nil
 		}
@@ -157,7 +157,7 @@ func (s *Service) followMain(vm api.VM, l *liveVM) {
 		return
 	}
 	l.main.running = true
-	s.goDo(func(ctx context.Context) {
+	s.life.do(func(ctx context.Context) {
 		end, err := s.followSession(ctx, l)
 		l.main.mu.Lock()
 		l.main.running = false

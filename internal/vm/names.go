@@ -8,14 +8,17 @@ var (
 	nouns      = [...]string{"acorn", "anvil", "badger", "beacon", "birch", "brook", "cedar", "cliff", "comet", "coral", "crane", "delta", "dune", "ember", "falcon", "fern", "finch", "fjord", "forge", "fox", "garnet", "glade", "grove", "harbor", "hawk", "hazel", "heron", "inlet", "iris", "island", "jasper", "juniper", "kestrel", "lagoon", "lark", "linden", "lynx", "maple", "marsh", "meadow", "mesa", "moss", "oak", "orchid", "otter", "pebble", "pine", "plover", "quartz", "raven", "reed", "ridge", "robin", "sparrow", "spruce", "summit", "thistle", "tern", "valley", "willow"}
 )
 
-// madeUpName is an adjective and a noun that no VM has yet.
-func (s *Service) madeUpName(taken map[string]bool) string {
+// names makes up ids and names.
+type names struct{ random func([]byte) }
+
+// madeUp is an adjective and a noun that no VM has yet.
+func (n *names) madeUp(taken map[string]bool) string {
 	for {
 		var b [4]byte
-		s.Random(b[:])
+		n.random(b[:])
 		name := adjectives[int(binary.BigEndian.Uint16(b[:]))%len(adjectives)] + "-" + nouns[int(binary.BigEndian.Uint16(b[2:]))%len(nouns)]
 		if taken[name] && len(taken) > len(adjectives)*len(nouns)/2 {
-			name += "-" + s.newID()[:4]
+			name += "-" + n.newID()[:4]
 		}
 		if !taken[name] {
 			return name
@@ -28,9 +31,9 @@ const idAlphabet = "abcdefghijklmnopqrstuvwxyz234567"
 
 // newID is twelve characters, sixty bits: never the same twice in practice. The first
 // one is a letter, so that no id is a number.
-func (s *Service) newID() string {
+func (n *names) newID() string {
 	var b [12]byte
-	s.Random(b[:])
+	n.random(b[:])
 	for i := range b {
 		b[i] = idAlphabet[b[i]%32]
 	}

@@ -60,7 +60,7 @@ func (s *Service) poolKind(ctx context.Context) (k poolKind, found bool, err err
 // fillOne makes one clone and returns when it may be taken.
 func (s *Service) fillOne(ctx context.Context, k poolKind) error {
 	vm := api.VM{
-		ID: s.newID(), State: api.StatePooled, Spec: k.vm.Spec, Pending: []string{}, CreatedAt: s.Now().UTC(),
+		ID: s.names.newID(), State: api.StatePooled, Spec: k.vm.Spec, Pending: []string{}, CreatedAt: s.Now().UTC(),
 	}
 	vm.Name = "~" + vm.ID // no user can give a name like this
 	vm.Runtime.ImageDigest, vm.Runtime.KernelDigest = k.vm.Runtime.ImageDigest, k.vm.Runtime.KernelDigest
@@ -181,7 +181,7 @@ func (s *Service) christening(name string) agentapi.Personalise {
 
 // pooled makes the clone one that may be taken.
 func (b *boot) pooled(ctx context.Context) error {
-	vm, err := b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	vm, err := b.Records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		now := b.Now().UTC()
 		vm.Ready, vm.ReadyAt = true, &now
 		return nil, nil

@@ -71,7 +71,7 @@ func (s *Service) dropPooled(ctx context.Context, pass func(api.VM) bool) error 
 
 // removePooled removes a clone that is nobody's; one that is somebody's by now stays.
 func (s *Service) removePooled(ctx context.Context, id string) error {
-	_, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	_, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		if vm.State != api.StatePooled {
 			return nil, api.Errorf(api.CodeConflict, "VM %s has been taken from the pool", vm.Name)
 		}
@@ -105,7 +105,7 @@ func (s *Service) isPooled(ctx context.Context, id string) bool {
 // throwAway removes a clone of the pool that is good for nothing any more.
 func (s *Service) throwAway(id string) {
 	s.pool.claim(func(vm api.VM) bool { return vm.ID == id })
-	s.goDo(func(ctx context.Context) {
+	s.life.do(func(ctx context.Context) {
 		if err := s.removePooled(context.WithoutCancel(ctx), id); err != nil {
 			s.Log.Error("cannot remove a clone of the pool", "vm", id, "error", err)
 		}
@@ -116,7 +116,7 @@ func (s *Service) throwAway(id string) {
 // reconcilePooled takes up a clone that an earlier daemon has put into the pool, or removes what is left of it.
 func (s *Service) reconcilePooled(ctx context.Context, vm api.VM) error {
 	var l *liveVM
-	if err := s.withLock(ctx, vm.ID, func() error {
+	if err := s.locks.with(ctx, vm.ID, func() error {
 		if vm.Ready {
 			l = s.adopt(ctx, vm)
 		}

@@ -106,7 +106,7 @@ func (s *Service) take(ctx context.Context, op *operation.Operation, pooled, wan
 	}); err != nil {
 		return want, err
 	}
-	s.changes.Wake()
+	s.Records.Wake()
 	l.policyChanged()
 	return vm, op.Step(ctx, "announce", func(ctx context.Context) error {
 		for _, err := range []error{
@@ -137,7 +137,7 @@ func (s *Service) freeName(ctx context.Context, want api.VM) (string, error) {
 	for {
 		name := want.Name
 		if name == "" {
-			name = s.madeUpName(nil)
+			name = s.names.madeUp(nil)
 		}
 		free, err := s.Store.IsFree(ctx, name, want.ClientID)
 		if err != nil || free {

@@ -12,7 +12,7 @@ import (
 // run it only says which VMs.
 func (s *Service) Prune(ctx context.Context, dryRun bool) (api.PruneResult, error) {
 	out := api.PruneResult{VMs: []string{}, Images: []string{}, Kernels: []string{}, Kept: []string{}}
-	vms, err := s.List(ctx, []string{"state=stopped"})
+	vms, err := s.Records.List(ctx, []string{"state=stopped"})
 	if err != nil {
 		return out, err
 	}
@@ -40,7 +40,7 @@ func (s *Service) Prune(ctx context.Context, dryRun bool) (api.PruneResult, erro
 	out.ReclaimedBytes += p.FreedBytes
 	errs = append(errs, err)
 	for _, digest := range append(p.Images, p.Kernels...) {
-		errs = append(errs, s.Templates.DiscardOf(ctx, digest, s.TemplateInUse(ctx)))
+		errs = append(errs, s.Templates.DiscardOf(ctx, digest, s.Records.TemplateInUse(ctx)))
 	}
 	return out, errors.Join(errs...)
 }
@@ -54,7 +54,7 @@ func (s *Service) DeleteImage(ctx context.Context, ref string) error {
 	if err := s.Images.DeleteImage(ctx, img.Digest, s.ImageInUse(ctx)); err != nil {
 		return err
 	}
-	return s.Templates.DiscardOf(ctx, img.Digest, s.TemplateInUse(ctx))
+	return s.Templates.DiscardOf(ctx, img.Digest, s.Records.TemplateInUse(ctx))
 }
 
 // DeleteKernel is DeleteImage for kernels.
@@ -66,7 +66,7 @@ func (s *Service) DeleteKernel(ctx context.Context, ref string) error {
 	if err := s.Images.DeleteKernel(ctx, k.Digest, s.KernelInUse(ctx)); err != nil {
 		return err
 	}
-	return s.Templates.DiscardOf(ctx, k.Digest, s.TemplateInUse(ctx))
+	return s.Templates.DiscardOf(ctx, k.Digest, s.Records.TemplateInUse(ctx))
 }
 
 // ImageInUse and KernelInUse find the VM that stands on a digest.

@@ -13,7 +13,7 @@ import (
 // reach is how everybody who wants something of a VM's guest gets to it. It is a use until end is called, and it wakes a
 // suspended VM that has an idle policy: whoever reaches it need not know that it slept.
 func (s *Service) reach(ctx context.Context, ref string) (vm api.VM, l *liveVM, end func(), err error) {
-	if vm, err = s.Get(ctx, ref); err != nil {
+	if vm, err = s.Records.Get(ctx, ref); err != nil {
 		return vm, nil, nil, err
 	}
 	end, waited, err := s.uses.begin(ctx, vm.ID, s.Now)
@@ -45,14 +45,11 @@ func (s *Service) Look(ctx context.Context, ref string) (api.VM, *guest.Client, 
 	return vm, l.agent, nil
 }
 
-// Wake tells everybody who follows events that there are new ones.
-func (s *Service) Wake() { s.changes.Wake() }
-
 func (s *Service) awake(ctx context.Context, vm api.VM, old bool) (api.VM, *liveVM, error) {
 	if _, alive := s.vmAlive(vm.ID); alive && !old && vm.State == api.StateRunning {
 		return s.liveOf(vm)
 	}
-	vm, err := s.Get(ctx, vm.ID)
+	vm, err := s.Records.Get(ctx, vm.ID)
 	if err != nil {
 		return vm, nil, err
 	}
@@ -60,7 +57,7 @@ func (s *Service) awake(ctx context.Context, vm api.VM, old bool) (api.VM, *live
 		if err := s.wake(ctx, vm); err != nil {
 			return vm, nil, err
 		}
-		if vm, err = s.Get(ctx, vm.ID); err != nil {
+		if vm, err = s.Records.Get(ctx, vm.ID); err != nil {
 			return vm, nil, err
 		}
 	}

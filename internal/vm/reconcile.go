@@ -28,12 +28,12 @@ func (s *Service) Reconcile(ctx context.Context) error {
 	for _, vm := range vms {
 		if err := s.reconcile(ctx, vm); err != nil {
 			s.Log.Error("cannot reconcile", "vm", vm.ID, "name", vm.Name, "error", err)
-			errs = append(errs, s.noteFailure(ctx, vm.ID, err))
+			errs = append(errs, s.Records.noteFailure(ctx, vm.ID, err))
 		}
 	}
 	errs = append(errs, s.sweep(ctx, vms), s.sweepSnapshots(ctx), s.Layers.Sweep(ctx), s.setNetwork(ctx))
-	s.goDo(s.keepConsoles)
-	s.goDo(s.keepPool)
+	s.life.do(s.keepConsoles)
+	s.life.do(s.keepPool)
 	return errors.Join(errs...)
 }
 
@@ -48,13 +48,13 @@ func (s *Service) reconcile(ctx context.Context, vm api.VM) error {
 			return nil
 		}
 		// A restore was cut off before its record, or the making of a VM from a snapshot before its.
-		return s.withLock(ctx, vm.ID, func() error { return errors.Join(s.completeRestore(ctx, vm), s.gone(ctx, vm)) })
+		return s.locks.with(ctx, vm.ID, func() error { return errors.Join(s.completeRestore(ctx, vm), s.gone(ctx, vm)) })
 	case api.StateDeleting:
 		return s.remove(ctx, vm.ID)
 	case api.StatePooled:
 		return s.reconcilePooled(ctx, vm)
 	case api.StateSuspended: // recorded, so the state is complete: only the VMM's end may be missing
-		return s.withLock(ctx, vm.ID, func() error {
+		return s.locks.with(ctx, vm.ID, func() error {
 			return errors.Join(s.kill(ctx, vm.ID, or(vm.StopReason, whySuspended)), s.completeRestore(ctx, vm), s.settleDisks(ctx, vm, nil))
 		})
 	}
@@ -96,7 +96,7 @@ func (s *Service) goOn(ctx context.Context, vm api.VM, l *liveVM) error {
 func (s *Service) gone(ctx context.Context, vm api.VM) error {
 	p := s.Paths.VM(vm.ID)
 	if exists(p.Frozen()) {
-		if _, err := s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		if _, err := s.Records.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
 			vm.State = api.StateSuspended
 			return []api.Event{{Kind: "vm.suspended"}}, nil
 		}); err != nil {
@@ -221,14 +221,6 @@ func (s *Service) sweep(ctx context.Context, vms []api.VM) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func (s *Service) noteFailure(ctx context.Context, id string, cause error) error {
-	_, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
-		vm.LastError = &api.Failure{Code: api.CodeOf(cause), Message: cause.Error(), At: s.Now().UTC()}
-		return nil, nil
-	})
-	return err
 }
 
 // keepConsoles bounds the consoles for as long as the daemon lives.

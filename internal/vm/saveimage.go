@@ -23,7 +23,7 @@ func (s *Service) SaveImage(ctx context.Context, i api.ImageSave) (*operation.Op
 	if err := errors.Join(api.ValidateObjectName(i.Name), s.Images.NameIsFree(ctx, i.Name)); err != nil {
 		return nil, err
 	}
-	vm, err := s.Get(ctx, i.VM)
+	vm, err := s.Records.Get(ctx, i.VM)
 	if err != nil {
 		return nil, err
 	}
@@ -74,10 +74,10 @@ func (k *saving) makeFork(ctx context.Context) (err error) {
 	if k.dir, err = k.tempDir("save-*"); err != nil {
 		return err
 	}
-	if err := k.withLock(ctx, k.source.ID, func() error { return k.freeze(ctx) }); err != nil {
+	if err := k.locks.with(ctx, k.source.ID, func() error { return k.freeze(ctx) }); err != nil {
 		return err
 	}
-	k.fork = api.VM{ID: k.newID(), Spec: k.point.Spec}
+	k.fork = api.VM{ID: k.names.newID(), Spec: k.point.Spec}
 	k.fork.Name = "save-" + k.fork.ID
 	r := &k.fork.Runtime
 	r.ImageDigest, r.KernelDigest, r.UID = k.point.ImageDigest, k.point.KernelDigest, k.Templates.UID

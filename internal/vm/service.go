@@ -7,7 +7,6 @@
 package vm
 
 import (
-	"context"
 	"log/slog"
 	"sync"
 	"time"
@@ -18,7 +17,6 @@ import (
 	"banger/internal/guest/ssh"
 	"banger/internal/host"
 	"banger/internal/image"
-	"banger/internal/keylock"
 	"banger/internal/layer"
 	"banger/internal/network"
 	"banger/internal/operation"
@@ -69,16 +67,14 @@ type Options struct {
 // Service is all VMs of one daemon. Safe for concurrent use.
 type Service struct {
 	Options
-	locks   keylock.Locks
+	Records *Records
+
+	names   *names
+	life    *background
+	locks   *vmLocks
 	handles handleCache
-	changes broadcast
 	pool    pool
 	uses    uses
-
-	// background is all goroutines that belong to VMs; they end with life.
-	background sync.WaitGroup
-	life       context.Context
-	endLife    context.CancelFunc
 
 	// mu protects the following.
 	mu   sync.Mutex
@@ -96,22 +92,18 @@ func New(o Options) *Service {
 	if s.Memory == nil {
 		s.Memory = memoryOf
 	}
-	s.life, s.endLife = context.WithCancel(context.Background())
+	s.names, s.life, s.locks = &names{random: o.Random}, newBackground(), &vmLocks{}
+	s.Records = &Records{store: o.Store, now: o.Now, life: s.life}
 	return s
 }
 
 // Close lets go of all VMs without touching them: they outlive the daemon.
 func (s *Service) Close() {
-	s.endLife()
+	s.life.end()
 	s.mu.Lock()
 	for _, l := range s.live {
 		l.instance.Detach()
 	}
 	s.mu.Unlock()
-	s.background.Wait()
-}
-
-// goDo runs fn in the background until it returns or the service closes.
-func (s *Service) goDo(fn func(ctx context.Context)) {
-	s.background.Go(func() { fn(s.life) })
+	s.life.all.Wait()
 }

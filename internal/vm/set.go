@@ -12,7 +12,7 @@ import (
 // Update changes a VM's spec. A disk of a running VM grows at once; CPUs and memory take effect at the
 // next start, and stand in Pending until then.
 func (s *Service) Update(ctx context.Context, ref string, u api.VMUpdate) (api.VM, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return vm, err
 	}
@@ -38,7 +38,7 @@ func (s *Service) Update(ctx context.Context, ref string, u api.VMUpdate) (api.V
 	if err := s.growDisks(ctx, vm, spec); err != nil {
 		return vm, err
 	}
-	vm, err = s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	vm, err = s.Records.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		if vm.State != api.StateStopped {
 			vm.Pending = pending(vm.Pending, vm.Spec, spec)
 		}
@@ -132,7 +132,7 @@ func (s *Service) growDisks(ctx context.Context, vm api.VM, spec api.VMSpec) err
 
 // Reset gives a stopped VM a fresh root disk; the work disk stays.
 func (s *Service) Reset(ctx context.Context, ref string, r api.VMReset) (*operation.Operation, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +150,7 @@ func (s *Service) Reset(ctx context.Context, ref string, r api.VMReset) (*operat
 	return s.Operations.Start("vm.reset", vm.ID, func(ctx context.Context, op *operation.Operation) error {
 		op.SetResult(vm.ID)
 		return op.Step(ctx, "reset", func(ctx context.Context) error {
-			return s.withLock(ctx, vm.ID, func() error { return s.reset(ctx, vm.ID, spec.RootBytes) })
+			return s.locks.with(ctx, vm.ID, func() error { return s.reset(ctx, vm.ID, spec.RootBytes) })
 		})
 	}), nil
 }
@@ -168,7 +168,7 @@ func (s *Service) reset(ctx context.Context, id string, rootBytes int64) error {
 		return err
 	}
 	layered := vm.Runtime.RootLayerID != ""
-	if _, err = s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	if _, err = s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		vm.Spec.RootBytes = rootBytes
 		vm.Runtime.SystemOverlay, vm.Runtime.RootLayerID, vm.Runtime.RootTemplateID = s.Paths.VM(id).RootDisk(), "", ""
 		return []api.Event{{Kind: "vm.reset"}}, nil

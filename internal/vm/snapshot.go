@@ -23,7 +23,7 @@ func (s *Service) Snapshots(ctx context.Context, ref string) (list []api.Snapsho
 		list, err = s.Store.Snapshots(ctx)
 	} else {
 		var vm api.VM
-		if vm, err = s.Get(ctx, ref); err == nil {
+		if vm, err = s.Records.Get(ctx, ref); err == nil {
 			list, err = s.Store.SnapshotsOf(ctx, vm.ID)
 		}
 	}
@@ -35,7 +35,7 @@ func (s *Service) Snapshots(ctx context.Context, ref string) (list []api.Snapsho
 
 // Snapshot finds a VM's snapshot by its name.
 func (s *Service) Snapshot(ctx context.Context, ref, name string) (api.Snapshot, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return api.Snapshot{}, err
 	}
@@ -59,7 +59,7 @@ func (s *Service) CreateSnapshot(ctx context.Context, ref string, c api.Snapshot
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func (s *Service) CreateSnapshot(ctx context.Context, ref string, c api.Snapshot
 	}
 	return s.Operations.Start("vm.snapshot", vm.ID, func(ctx context.Context, op *operation.Operation) error {
 		return op.Step(ctx, "snapshot", func(ctx context.Context) error {
-			return s.withLock(ctx, vm.ID, func() error {
+			return s.locks.with(ctx, vm.ID, func() error {
 				snap, err := s.snapshot(ctx, op, vm.ID, c.Name)
 				op.SetResult(snap.Name)
 				return err
@@ -104,7 +104,7 @@ func (s *Service) snapshot(ctx context.Context, op *operation.Operation, id, nam
 	if err := snapshotable(vm, name); err != nil {
 		return api.Snapshot{}, err
 	}
-	snap := api.Snapshot{ID: s.newID(), Name: name, VMID: id, Spec: vm.Spec, Main: vm.Main, CreatedAt: s.Now().UTC()}
+	snap := api.Snapshot{ID: s.names.newID(), Name: name, VMID: id, Spec: vm.Spec, Main: vm.Main, CreatedAt: s.Now().UTC()}
 	snap.Spec.Labels, snap.Spec.AutoRemove, snap.Spec.Autostart, snap.Spec.IdleSuspendMS = map[string]string{}, false, false, 0
 	dir, final := s.Paths.SnapshotNew(snap.ID), s.Paths.Snapshot(snap.ID)
 	if err := errors.Join(os.MkdirAll(s.Paths.Snapshots(), 0o700), os.Mkdir(dir, 0o700)); err != nil {
@@ -130,7 +130,7 @@ func (s *Service) snapshot(ctx context.Context, op *operation.Operation, id, nam
 	}
 	op.Reached("named")
 	snap, err = s.Store.InsertSnapshot(ctx, snap)
-	s.changes.Wake()
+	s.Records.Wake()
 	return snap, err
 }
 
@@ -141,13 +141,13 @@ func (s *Service) DeleteSnapshot(ctx context.Context, ref, name string) (api.Sna
 		return snap, err
 	}
 	err = s.withReserve(func() error {
-		return s.withLock(ctx, snap.ID, func() error { return s.forgetSnapshot(context.WithoutCancel(ctx), snap) })
+		return s.locks.with(ctx, snap.ID, func() error { return s.forgetSnapshot(context.WithoutCancel(ctx), snap) })
 	})
 	if err != nil {
 		return snap, err
 	}
-	s.changes.Wake()
-	return snap, errors.Join(s.Layers.Sweep(ctx), s.Templates.Sweep(ctx, s.TemplateInUse(ctx)))
+	s.Records.Wake()
+	return snap, errors.Join(s.Layers.Sweep(ctx), s.Templates.Sweep(ctx, s.Records.TemplateInUse(ctx)))
 }
 
 // forgetSnapshot removes the record first: without one, the next daemon removes the files. Called with the snapshot's lock held.
@@ -163,7 +163,7 @@ func (s *Service) forgetSnapshots(ctx context.Context, vmID string) error {
 	list, err := s.Store.SnapshotsOf(ctx, vmID)
 	errs := []error{err}
 	for _, snap := range list {
-		errs = append(errs, s.withLock(ctx, snap.ID, func() error { return s.forgetSnapshot(ctx, snap) }))
+		errs = append(errs, s.locks.with(ctx, snap.ID, func() error { return s.forgetSnapshot(ctx, snap) }))
 	}
 	return errors.Join(errs...)
 }

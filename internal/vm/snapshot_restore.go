@@ -17,7 +17,7 @@ import (
 // Restore puts a VM back to a snapshot and lets it go on from there. A running or paused one, whose present state would be
 // lost, is refused unless force is set. Identity and address stay.
 func (s *Service) Restore(ctx context.Context, ref, name string, force bool) (*operation.Operation, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +32,7 @@ func (s *Service) Restore(ctx context.Context, ref, name string, force bool) (*o
 	}
 	return s.Operations.Start("vm.restore", vm.ID, func(ctx context.Context, op *operation.Operation) error {
 		op.SetResult(vm.ID)
-		if err := s.withLock(ctx, vm.ID, func() error { return s.restore(ctx, op, vm.ID, name, force) }); err != nil {
+		if err := s.locks.with(ctx, vm.ID, func() error { return s.restore(ctx, op, vm.ID, name, force) }); err != nil {
 			return err
 		}
 		return s.start(ctx, op, vm.ID, api.VMStart{})
@@ -89,7 +89,7 @@ func (s *Service) restore(ctx context.Context, op *operation.Operation, id, name
 		}
 		op.Reached("killed")
 		sayShape(op, vm.Spec, then.Spec)
-		now, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+		now, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 			vm.State, vm.Spec, vm.Pending, vm.Main, vm.LastError = api.StateSuspended, shapeOf(snap.Spec, vm.Spec), []string{}, snap.Main, nil
 			vm.StopReason = "restored"
 			vm.Runtime.SystemOverlay, vm.Runtime.WorkDiskPath = then.Runtime.SystemOverlay, then.Runtime.WorkDiskPath
@@ -119,13 +119,13 @@ func (s *Service) completeRestore(ctx context.Context, vm api.VM) error {
 			return err
 		}
 	}
-	if _, err := s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	if _, err := s.Records.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.Runtime.Restoring = false
 		return nil, nil
 	}); err != nil {
 		return err
 	}
-	return errors.Join(s.settleDisks(ctx, vm, nil), s.Layers.Sweep(ctx), s.Templates.Sweep(ctx, s.TemplateInUse(ctx)))
+	return errors.Join(s.settleDisks(ctx, vm, nil), s.Layers.Sweep(ctx), s.Templates.Sweep(ctx, s.Records.TemplateInUse(ctx)))
 }
 
 // holdSnapshot finds a snapshot and keeps it from being deleted until unlock.
@@ -238,7 +238,7 @@ func sayShape(op *operation.Operation, was, is api.VMSpec) {
 // lieOnSnapshot makes a VM's record one whose disks, yet to be made, lie on a snapshot. Their names are new ones: the VM may
 // have disks on the same layers already.
 func (s *Service) lieOnSnapshot(vm *api.VM, snap api.Snapshot) {
-	r, p, mark := &vm.Runtime, s.Paths.VM(vm.ID), s.newID()
+	r, p, mark := &vm.Runtime, s.Paths.VM(vm.ID), s.names.newID()
 	r.SystemOverlay, r.WorkDiskPath = p.RootTop(mark), p.WorkTop(mark)
 	r.RootLayerID, r.WorkLayerID = snap.RootLayerID, snap.WorkLayerID
 	r.RootTemplateID, r.WorkTemplateID = snap.RootTemplateID, snap.WorkTemplateID

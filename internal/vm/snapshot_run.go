@@ -19,7 +19,7 @@ func (s *Service) createFrom(ctx context.Context, c api.VMCreate, request string
 	if err != nil {
 		return fail(err)
 	}
-	source, err := s.Get(ctx, ref)
+	source, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return fail(err)
 	}
@@ -29,7 +29,7 @@ func (s *Service) createFrom(ctx context.Context, c api.VMCreate, request string
 	}
 	defer unlock()
 	vm := api.VM{
-		ID: s.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: snap.Spec,
+		ID: s.names.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: snap.Spec,
 		Pending: []string{}, CreatedAt: s.Now().UTC(), Workspaces: slices.Clone(source.Workspaces), Git: source.Git,
 	}
 	if c.Git != nil {
@@ -66,7 +66,7 @@ func (s *Service) createFrom(ctx context.Context, c api.VMCreate, request string
 		}
 		return fail(err)
 	}
-	s.changes.Wake()
+	s.Records.Wake()
 	return s.startCreated(made, created, c)
 }
 
@@ -83,7 +83,7 @@ func (s *Service) fillFrom(ctx context.Context, vm api.VM, snap api.Snapshot, at
 	if err := errors.Join(os.Rename(p.FrozenNext(), p.Frozen()), durable.SyncDir(p.Dir)); err != nil {
 		return vm, err
 	}
-	return s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	return s.Records.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.State, vm.StopReason = api.StateSuspended, "made from a snapshot"
 		return []api.Event{{Kind: "vm.suspended"}}, nil
 	})

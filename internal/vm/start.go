@@ -19,7 +19,7 @@ import (
 
 // Start brings a stopped VM up, and lets a suspended one go on. One that runs already is left as it is.
 func (s *Service) Start(ctx context.Context, ref string, want api.VMStart) (*operation.Operation, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func (s *Service) startLocked(ctx context.Context, op *operation.Operation, id s
 			return false, err
 		}
 	}
-	if _, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	if _, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		vm.State, vm.LastError, vm.StopReason = api.StateStarting, nil, ""
 		return []api.Event{{Kind: "vm.starting"}}, nil
 	}); err != nil {
@@ -157,7 +157,7 @@ func (b *boot) image(ctx context.Context) error {
 	}
 	b.sayEmulated(b.op, features)
 	was := b.vm
-	b.vm, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	b.vm, err = b.Records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.Runtime.ImageDigest, vm.Runtime.KernelDigest, vm.Runtime.Accel = r.ImageDigest, r.KernelDigest, features.Accel
 		vm.Spec.RootBytes = rootBytes
 		return nil, nil
@@ -278,7 +278,7 @@ func (b *boot) running(ctx context.Context, instance hypervisor.Instance, thawed
 		return instance.Kill(ctx)
 	})
 	now := b.Now().UTC()
-	_, err := b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	_, err := b.Records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.StartedAt, vm.StoppedAt, vm.Pending, vm.Runtime.Thawed = &now, nil, []string{}, thawed
 		return []api.Event{{Kind: "vm.started"}}, nil
 	})
@@ -327,7 +327,7 @@ func (b *boot) neverReady(ctx context.Context, cause error) error {
 	}
 	b.kept = true
 	now := b.Now().UTC()
-	_, err := b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	_, err := b.Records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.State = api.StateRunning
 		vm.LastError = &api.Failure{Code: api.CodeNotReady, Message: fmt.Sprintf("the guest did not become ready in %s", b.ReadyTimeout), At: now, ConsoleTail: tail}
 		return nil, nil

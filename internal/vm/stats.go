@@ -16,7 +16,7 @@ const statsTime = time.Second
 
 // Stats is what one VM uses now. A stopped one uses disk only.
 func (s *Service) Stats(ctx context.Context, ref string) (api.VMStats, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return api.VMStats{}, err
 	}
@@ -25,7 +25,7 @@ func (s *Service) Stats(ctx context.Context, ref string) (api.VMStats, error) {
 
 // AllStats is what every running VM uses now, all asked at once.
 func (s *Service) AllStats(ctx context.Context) ([]api.VMStats, error) {
-	vms, err := s.List(ctx, []string{"state=running"})
+	vms, err := s.Records.List(ctx, []string{"state=running"})
 	if err != nil {
 		return nil, err
 	}

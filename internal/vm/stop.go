@@ -17,7 +17,7 @@ import (
 // Stop asks the guest to sync and power off, and forces it after timeout (0: the default). A suspended VM
 // is thawed for that. A stopped VM is no error.
 func (s *Service) Stop(ctx context.Context, ref string, timeout time.Duration) (*operation.Operation, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +29,7 @@ func (s *Service) Stop(ctx context.Context, ref string, timeout time.Duration) (
 				return err
 			}
 		}
-		if err := s.withLock(ctx, vm.ID, func() error { return s.stop(ctx, op, vm.ID, timeout) }); err != nil {
+		if err := s.locks.with(ctx, vm.ID, func() error { return s.stop(ctx, op, vm.ID, timeout) }); err != nil {
 			return err
 		}
 		return s.autoRemove(ctx, op, vm)
@@ -38,7 +38,7 @@ func (s *Service) Stop(ctx context.Context, ref string, timeout time.Duration) (
 
 // Kill is power-off at once, also of a suspended VM, whose frozen memory is lost. A stopped VM is no error.
 func (s *Service) Kill(ctx context.Context, ref string) (*operation.Operation, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func (s *Service) Kill(ctx context.Context, ref string) (*operation.Operation, e
 	return s.Operations.Start("vm.kill", vm.ID, func(ctx context.Context, op *operation.Operation) error {
 		op.SetResult(vm.ID)
 		if err := op.Step(ctx, "kill", func(ctx context.Context) error {
-			return s.withLock(ctx, vm.ID, func() error {
+			return s.locks.with(ctx, vm.ID, func() error {
 				return errors.Join(s.discardMemory(ctx, vm.ID), s.kill(ctx, vm.ID, "killed"))
 			})
 		}); err != nil {
@@ -66,25 +66,16 @@ func (s *Service) autoRemove(ctx context.Context, op *operation.Operation, vm ap
 
 // Restart stops a VM if it runs, and starts it.
 func (s *Service) Restart(ctx context.Context, ref string, timeout time.Duration) (*operation.Operation, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	return s.Operations.Start("vm.restart", vm.ID, func(ctx context.Context, op *operation.Operation) error {
-		if err := s.withLock(ctx, vm.ID, func() error { return s.stop(ctx, op, vm.ID, timeout) }); err != nil {
+		if err := s.locks.with(ctx, vm.ID, func() error { return s.stop(ctx, op, vm.ID, timeout) }); err != nil {
 			return err
 		}
 		return s.start(ctx, op, vm.ID, api.VMStart{})
 	}), nil
-}
-
-func (s *Service) withLock(ctx context.Context, id string, fn func() error) error {
-	unlock, err := s.locks.Lock(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	return fn()
 }
 
 // stop is called with the VM's lock held.
@@ -96,7 +87,7 @@ func (s *Service) stop(ctx context.Context, op *operation.Operation, id string, 
 	if !alive {
 		return s.kill(ctx, id, "requested")
 	}
-	if _, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	if _, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		vm.State, vm.Ready = api.StateStopping, false
 		return []api.Event{{Kind: "vm.stopping"}}, nil
 	}); err != nil {
@@ -154,7 +145,7 @@ func (s *Service) stopped(ctx context.Context, id, reason string, failure *api.F
 		return vm, err
 	}
 	now := s.Now().UTC()
-	return s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	return s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		was := vm.State
 		vm.Ready, vm.ReadyAt = false, nil
 		if vm.State != api.StateDeleting && vm.State != api.StateSuspended && vm.State != api.StatePooled {

@@ -58,7 +58,7 @@ func differences(was, is hypervisor.Stamp) string {
 // order, so that a power cut between any two steps loses at most the memory: the guest syncs; freeze; all files
 // on disk; rename; record; and only then the VMM ends.
 func (s *Service) Suspend(ctx context.Context, ref string) (*operation.Operation, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (s *Service) Suspend(ctx context.Context, ref string) (*operation.Operation
 	}
 	return s.Operations.Start("vm.suspend", vm.ID, func(ctx context.Context, op *operation.Operation) error {
 		op.SetResult(vm.ID)
-		return s.withLock(ctx, vm.ID, func() error { return s.suspend(ctx, op, vm.ID, whySuspended) })
+		return s.locks.with(ctx, vm.ID, func() error { return s.suspend(ctx, op, vm.ID, whySuspended) })
 	}), nil
 }
 
@@ -128,7 +128,7 @@ func (s *Service) suspend(ctx context.Context, op *operation.Operation, id, why 
 		return err
 	}
 	ctx = context.WithoutCancel(ctx) // the state is complete: the rest is only carried out
-	if _, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	if _, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		vm.State, vm.Ready, vm.ReadyAt, vm.StopReason = api.StateSuspended, false, nil, why
 		return []api.Event{{Kind: "vm.suspended", Data: map[string]string{"reason": why}}}, nil
 	}); err != nil {
@@ -182,7 +182,7 @@ func (s *Service) discardMemory(ctx context.Context, id string) error {
 	if !exists(s.Paths.VM(id).Frozen()) {
 		return nil
 	}
-	if _, err := s.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	if _, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		if vm.State == api.StateSuspended {
 			vm.State = api.StateStopping
 		}
@@ -211,11 +211,11 @@ func (s *Service) Unpause(ctx context.Context, ref string) (api.VM, error) {
 }
 
 func (s *Service) pausing(ctx context.Context, ref string, from, to api.State, event string, fn func(context.Context, *liveVM) error) (api.VM, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return vm, err
 	}
-	err = s.withLock(ctx, vm.ID, func() error {
+	err = s.locks.with(ctx, vm.ID, func() error {
 		if vm, err = s.Store.VM(ctx, vm.ID); err != nil || vm.State == to {
 			return err
 		}
@@ -226,7 +226,7 @@ func (s *Service) pausing(ctx context.Context, ref string, from, to api.State, e
 		if err := fn(ctx, l); err != nil {
 			return err
 		}
-		vm, err = s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		vm, err = s.Records.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
 			vm.State = to
 			return []api.Event{{Kind: event}}, nil
 		})

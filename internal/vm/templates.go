@@ -17,12 +17,12 @@ func (s *Service) PruneTemplates(ctx context.Context) ([]api.Template, error) {
 	if err := s.drainPool(ctx, func(api.VM) bool { return true }); err != nil {
 		return nil, err
 	}
-	return s.Templates.Prune(ctx, s.TemplateInUse(ctx))
+	return s.Templates.Prune(ctx, s.Records.TemplateInUse(ctx))
 }
 
 // DeleteTemplate removes a template; one that is in use goes with the last VM on it.
 func (s *Service) DeleteTemplate(ctx context.Context, ref string) (api.Template, error) {
-	t, err := s.Templates.Delete(ctx, ref, s.TemplateInUse(ctx))
+	t, err := s.Templates.Delete(ctx, ref, s.Records.TemplateInUse(ctx))
 	if err != nil {
 		return t, err
 	}

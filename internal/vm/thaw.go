@@ -54,7 +54,7 @@ func (s *Service) templateWant(ctx context.Context, vm api.VM) (template.Want, e
 
 // lieOn records which template the disks will lie on, before they do.
 func (b *boot) lieOn(ctx context.Context, root, work bool) (err error) {
-	b.vm, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	b.vm, err = b.Records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		if root {
 			// Already now, for who adopts the VMM must know what its memory lies on.
 			vm.Runtime.RootTemplateID, vm.Runtime.Thawed = b.base.ID, true
@@ -109,14 +109,14 @@ func (b *boot) bootInstead(ctx context.Context, why error) error {
 	broken := b.base
 	b.base = api.Template{}
 	var err error
-	b.vm, err = b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	b.vm, err = b.Records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.Runtime.RootTemplateID, vm.Runtime.Thawed = "", false
 		if work {
 			vm.Runtime.WorkTemplateID = ""
 		}
 		return nil, nil
 	})
-	errs = append(errs, err, b.Templates.Discard(ctx, broken, why, b.TemplateInUse(ctx)))
+	errs = append(errs, err, b.Templates.Discard(ctx, broken, why, b.Records.TemplateInUse(ctx)))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -175,33 +175,9 @@ func (b *boot) cannotResume(why error) error {
 		WithHint("banger vm start --discard-memory %s   # a boot as after a power cut; disks are kept", b.vm.Name)
 }
 
-// TemplateInUse tells which VM's or snapshot's disks or memory lie on a template.
-func (s *Service) TemplateInUse(ctx context.Context) template.InUse {
-	// In this order: a VM that goes on from a snapshot is recorded before the snapshot can go.
-	snaps, err1 := s.Store.Snapshots(ctx)
-	vms, err2 := s.Store.VMs(ctx)
-	err := errors.Join(err1, err2)
-	return func(id string) (string, bool) {
-		if err != nil {
-			return "?", true // who cannot ask removes nothing
-		}
-		for _, vm := range vms {
-			if vm.Runtime.RootTemplateID == id || vm.Runtime.WorkTemplateID == id {
-				return vm.Name, true
-			}
-		}
-		for _, snap := range snaps {
-			if snap.RootTemplateID == id || snap.WorkTemplateID == id {
-				return snap.VM + "/" + snap.Name, true
-			}
-		}
-		return "", false
-	}
-}
-
 // stillSuspended is the end of a start that changed nothing.
 func (b *boot) stillSuspended(ctx context.Context, failure *api.Failure) error {
-	_, err := b.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	_, err := b.Records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.State, vm.LastError, vm.StopReason, vm.Runtime.Thawed = api.StateSuspended, failure, or(b.vm.StopReason, whySuspended), b.vm.Runtime.Thawed
 		return []api.Event{{Kind: "vm.suspended"}}, nil
 	})

@@ -18,7 +18,7 @@ func (s *Service) dropUnused(ctx context.Context, vm api.VM) error {
 	if err := errors.Join(disks.Delete(ctx, r.SystemOverlay), disks.Delete(ctx, r.WorkDiskPath)); err != nil {
 		return err
 	}
-	_, err := s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	_, err := s.Records.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.Runtime.RootTemplateID, vm.Runtime.WorkTemplateID = "", ""
 		return nil, nil
 	})

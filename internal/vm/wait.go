@@ -12,7 +12,7 @@ import (
 // none, the VM has stopped), "ready", "stopped", or "port:N" (something in the guest accepts connections there).
 // A VM that is deleted meanwhile ends the wait: met for "stopped", not found for the others.
 func (s *Service) Wait(ctx context.Context, ref, condition string) (api.WaitResult, error) {
-	vm, err := s.Get(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
 	if err != nil {
 		return api.WaitResult{}, err
 	}
@@ -22,7 +22,7 @@ func (s *Service) Wait(ctx context.Context, ref, condition string) (api.WaitResu
 		return api.WaitResult{}, err
 	}
 	for {
-		changed := s.changes.Next()
+		changed := s.Records.changes.Next()
 		now, err := s.Store.VM(ctx, vm.ID)
 		if api.CodeOf(err) == api.CodeNotFound {
 			return s.waitedForDeleted(ctx, vm, condition)
@@ -42,7 +42,7 @@ func (s *Service) Wait(ctx context.Context, ref, condition string) (api.WaitResu
 		case <-retry:
 		case <-ctx.Done():
 			return api.WaitResult{}, api.Errorf(api.CodeTimeout, "VM %s: %q did not happen in time: it is %s", vm.Name, condition, describe(vm))
-		case <-s.life.Done():
+		case <-s.life.ctx.Done():
 			return api.WaitResult{}, errDaemonEnds
 		}
 	}

@@ -9,15 +9,15 @@ import (
 
 // RecordWorkspace remembers that a repository was brought into a VM, instead of what was at its place in the
 // guest before. It is the caller's word; the repository itself is never looked at here.
-func (s *Service) RecordWorkspace(ctx context.Context, ref string, w api.Workspace) (api.VM, error) {
+func (r *Records) RecordWorkspace(ctx context.Context, ref string, w api.Workspace) (api.VM, error) {
 	if err := w.Validate(); err != nil {
 		return api.VM{}, err
 	}
-	vm, err := s.Get(ctx, ref)
+	vm, err := r.Get(ctx, ref)
 	if err != nil {
 		return vm, err
 	}
-	return s.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	return r.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.Workspaces = slices.DeleteFunc(vm.Workspaces, func(old api.Workspace) bool { return old.GuestPath == w.GuestPath })
 		vm.Workspaces = append(vm.Workspaces, w)
 		vm.Workspaces = vm.Workspaces[max(0, len(vm.Workspaces)-api.MaxWorkspaces):]
