@@ -45,8 +45,8 @@ var rules = []rule{
 
 	{"internal/hypervisor/fake", []string{"internal/hypervisor", "internal/hypervisor/vmm", "internal/host", "internal/host/local", "internal/agent/serve", "api", "api/agentapi"},
 		"the fake serves the real agent code, so that scenario scripts test what guests run"},
-	{"internal/hypervisor/hypervisortest", []string{"internal/hypervisor", "internal/host", "internal/host/local", "internal/agent", "internal/guest", "api", "api/agentapi"},
-		"the conformance suite talks to a real agent"},
+	{"internal/hypervisor/hypervisortest", []string{"internal/hypervisor", "internal/host", "internal/host/local", "internal/agent", "internal/guest", "internal/image/initramfs", "api", "api/agentapi"},
+		"the conformance suite boots real guests and talks to their agents"},
 	{"internal/hypervisor/...", []string{"internal/hypervisor", "internal/disk", "internal/hypervisor/vmm", "internal/hypervisor/memory", "internal/hypervisor/kvm", "internal/host", "api", "api/agentapi"}, "a hypervisor runs what it is given; it decides nothing"},
 	{"internal/disk/disktest", []string{"internal/disk", "internal/host", "internal/host/local", "api"}, "the conformance suite makes real disks"},
 	{"internal/disk/...", []string{"internal/host", "api"}, "a disk does not know whose it is"},

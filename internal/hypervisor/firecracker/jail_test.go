@@ -18,7 +18,7 @@ import (
 func TestJail(t *testing.T) {
 	b := newBench(t)
 	h := b.hypervisor()
-	m := layered(t, b.machine(t))
+	m := layered(t, theLab.Machine(t))
 	i, err := h.Start(bounded(t, time.Minute), m, func(hypervisor.Handles) error { return nil })
 	if err != nil {
 		t.Fatal(err)

@@ -2,12 +2,8 @@ package firecracker
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +14,11 @@ import (
 	"banger/internal/hypervisor/kvm"
 	"banger/internal/loud"
 )
+
+// theLab is what the guests of these tests boot from.
+var theLab hypervisortest.Lab
+
+func TestMain(m *testing.M) { os.Exit(theLab.Main(m)) }
 
 func needFirecracker(t testing.TB) *local.Host {
 	t.Helper()
@@ -33,27 +34,13 @@ func needFirecracker(t testing.TB) *local.Host {
 	return h
 }
 
-// shortDir is a directory that VMMs of all uids may look into.
-func shortDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "bf")
-	if err == nil {
-		err = os.Chmod(dir, 0o711)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
 // bench is what the machines of one test have in common: a daemon's state directory.
 type bench struct {
 	t     testing.TB
 	state string
 }
 
-func newBench(t testing.TB) *bench { return &bench{t, shortDir(t)} }
+func newBench(t testing.TB) *bench { return &bench{t, hypervisortest.ShortDir(t)} }
 
 func (b *bench) hypervisor() *Hypervisor {
 	b.t.Helper()
@@ -70,66 +57,11 @@ func (l testLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// The uids and gids of test VMMs begin after this.
-const testUID = 31_234
-
-var next atomic.Int32
-
-// machine is a real guest: kernel, banger's initramfs and a copy of a root disk.
-func (b *bench) machine(t testing.TB) hypervisor.Machine {
-	t.Helper()
-	lab := needLab(t)
-	top := shortDir(t)
-	n := int(next.Add(1))
-	m := hypervisor.Machine{
-		ID: fmt.Sprintf("test%d", n), Dir: filepath.Join(top, "v"), CPUs: 1, MemoryBytes: 256 << 20,
-		UID: testUID + n, GID: testUID + n,
-		Kernel: lab.kernel, Initramfs: lab.initramfs, Cmdline: "quiet net.ifnames=0 reboot=acpi",
-		Drives: []hypervisor.Drive{
-			{Serial: "banger-root", Path: filepath.Join(top, "root"), Format: "raw"},
-			{Serial: "banger-work", Path: filepath.Join(top, "work"), Format: "raw"},
-		},
-	}
-	if err := os.Mkdir(m.Dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	copyFile(t, lab.rootfs, m.Drives[0].Path)
-	if err := os.WriteFile(m.Drives[1].Path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(m.Drives[1].Path, 64<<20); err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range []string{m.Dir, m.Drives[0].Path, m.Drives[1].Path} {
-		if err := os.Chown(p, m.UID, m.GID); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return m
-}
-
-func copyFile(t testing.TB, from, to string) {
-	t.Helper()
-	in, err := os.Open(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	if _, err := io.Copy(out, in); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestConformance(t *testing.T) {
 	needFirecracker(t)
 	b := newBench(t)
 	hypervisortest.Run(t, func(t *testing.T) (hypervisor.Hypervisor, hypervisor.Machine) {
-		return b.hypervisor(), layered(t, b.machine(t))
+		return b.hypervisor(), layered(t, theLab.Machine(t))
 	}, layer)
 }
 

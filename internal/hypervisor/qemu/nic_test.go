@@ -20,7 +20,7 @@ func TestNIC(t *testing.T) {
 	t.Parallel()
 	t.Run("Socket", func(t *testing.T) {
 		t.Parallel()
-		h, m := newHypervisor(t), testMachine(t)
+		h, m := newHypervisor(t), theLab.Machine(t)
 		path := filepath.Join(m.Dir, "n")
 		l, err := net.Listen("unix", path)
 		if err != nil {
@@ -35,7 +35,7 @@ func TestNIC(t *testing.T) {
 	})
 	t.Run("Tap", func(t *testing.T) {
 		t.Parallel()
-		h, m := newHypervisor(t), testMachine(t)
+		h, m := newHypervisor(t), theLab.Machine(t)
 		if os.Geteuid() != 0 {
 			loud.Skip(t, "a tap needs root")
 		}

@@ -3,7 +3,6 @@ package qemu
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -33,23 +32,9 @@ func template(t testing.TB, h *Hypervisor, m hypervisor.Machine) (hypervisor.Ins
 }
 
 // cloneOf is a machine on layers over m's drives.
-func cloneOf(t testing.TB, m hypervisor.Machine, id string) hypervisor.Machine {
+func cloneOf(t testing.TB, m hypervisor.Machine) hypervisor.Machine {
 	t.Helper()
-	top := shortDir(t)
-	if err := os.Chmod(top, 0o711); err != nil {
-		t.Fatal(err)
-	}
-	m.ID, m.Dir = id, filepath.Join(top, "v")
-	if err := os.Mkdir(m.Dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if os.Geteuid() == 0 {
-		m.UID = testUID + int(nextUID.Add(1))
-		m.GID = m.UID
-		if err := os.Chown(m.Dir, m.UID, m.GID); err != nil {
-			t.Fatal(err)
-		}
-	}
+	top := theLab.Place(t, &m)
 	m.Drives = slices.Clone(m.Drives)
 	for n, d := range m.Drives {
 		if !d.ReadOnly {
@@ -106,12 +91,12 @@ func (s *stages) report(b *testing.B) {
 
 // BenchmarkThaw measures the stages of a thaw, to the agent's first answer, and of a fork: medians.
 func BenchmarkThaw(b *testing.B) {
-	h, m := newHypervisor(b), testMachine(b)
+	h, m := newHypervisor(b), theLab.Machine(b)
 	m.MemoryBytes = 128 << 20
 	_, frozen := template(b, h, m)
 	var s stages
-	for n := range b.N {
-		m := cloneOf(b, m, fmt.Sprintf("clone%d", n))
+	for range b.N {
+		m := cloneOf(b, m)
 		begin := time.Now()
 		s.begin()
 		frozen.Stage = s.end
@@ -155,17 +140,17 @@ func BenchmarkFork(b *testing.B) { benchmarkFork(b, false, own15) }
 
 func benchmarkFork(b *testing.B, atOnce bool, before string) {
 	b.Helper()
-	h, m := newHypervisor(b), testMachine(b)
+	h, m := newHypervisor(b), theLab.Machine(b)
 	m.MemoryBytes = 256 << 20
 	_, image := template(b, h, m)
-	m = cloneOf(b, m, "source")
+	m = cloneOf(b, m)
 	source := thawMachine(b, h, m, image)
 	awaitAgent(b, source)
 	session(b, source, "fill", before)
 	script(b, source, "filled", "while [ ! -s /dev/filled ]; do sleep 0.1; done")
 	var s stages
 	for n := range b.N {
-		dir, next := b.TempDir(), cloneOf(b, m, fmt.Sprintf("fork%d", n))
+		dir, next := b.TempDir(), cloneOf(b, m)
 		above := map[string]string{}
 		for k, d := range m.Drives {
 			if !d.ReadOnly {

@@ -18,6 +18,7 @@ import (
 	"banger/internal/host"
 	"banger/internal/host/local"
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/hypervisortest"
 	"banger/internal/hypervisor/vmm"
 	"banger/internal/loud"
 )
@@ -35,7 +36,7 @@ func script(t testing.TB, i hypervisor.Instance, id, text string) {
 // A thawed guest has the template's address and talks all the time: nothing of it may get out before SetLink.
 func TestThawedNetwork(t *testing.T) {
 	t.Parallel()
-	h, m := newHypervisor(t), testMachine(t)
+	h, m := newHypervisor(t), theLab.Machine(t)
 	if os.Geteuid() != 0 {
 		loud.Skip(t, "a tap needs root")
 	}
@@ -67,7 +68,7 @@ func TestThawedNetwork(t *testing.T) {
 	}
 	frozen := hypervisor.Frozen{Device: filepath.Join(dir, hypervisor.FrozenDevice), Memory: filepath.Join(dir, hypervisor.FrozenMemory)}
 
-	c := cloneOf(t, m, "clone")
+	c := cloneOf(t, m)
 	c.NIC = &hypervisor.NIC{Kind: hypervisor.NICTap, MAC: "52:54:00:12:34:58"}
 	c.NIC.Tap, name = tap(1, c.UID)
 	clone := thawMachine(t, h, c, frozen)
@@ -91,7 +92,7 @@ func TestThawedNetwork(t *testing.T) {
 
 	// A state that was made with one kind of device does not load with another, and says so.
 	c.NIC = &hypervisor.NIC{Kind: hypervisor.NICSocket, MAC: "52:54:00:12:34:58", Socket: filepath.Join(c.Dir, "n")}
-	if _, err := h.Thaw(bounded(t, time.Minute), cloneOf(t, c, "other"), frozen, func(hypervisor.Handles) error { return nil }); api.CodeOf(err) != api.CodeConflict || !strings.Contains(err.Error(), "network") {
+	if _, err := h.Thaw(bounded(t, time.Minute), cloneOf(t, c), frozen, func(hypervisor.Handles) error { return nil }); api.CodeOf(err) != api.CodeConflict || !strings.Contains(err.Error(), "network") {
 		t.Errorf("a thaw with another network: %v", err)
 	}
 }
@@ -122,13 +123,11 @@ func awaitFrames(t testing.TB, tap string) {
 // A clone's work disk is larger than the template's: the guest learns so when it is told.
 func TestGrowAfterThaw(t *testing.T) {
 	t.Parallel()
-	h, m := newHypervisor(t), testMachine(t)
+	h, m := newHypervisor(t), theLab.Machine(t)
 	_, frozen := template(t, h, m)
-	c := cloneOf(t, m, "clone")
+	c := cloneOf(t, m)
 	const size = 3 << 30
-	if err := command("qemu-img", "resize", "-q", c.Drives[1].Path, strconv.Itoa(size)); err != nil {
-		t.Fatal(err)
-	}
+	run(t, "qemu-img", "resize", "-q", c.Drives[1].Path, strconv.Itoa(size))
 	i := thawMachine(t, h, c, frozen)
 	script(t, i, "before", fmt.Sprintf("read s </sys/block/vdb/size; [ $s = %d ]", 64<<20/512))
 	if err := i.GrowDrive(bounded(t, time.Minute), "banger-work", size); err != nil {
@@ -154,7 +153,7 @@ func TestGrowAfterThaw(t *testing.T) {
 // A full disk must cost neither the guest nor leave a file.
 func TestFreezeOnFullDisk(t *testing.T) {
 	t.Parallel()
-	h, m := newHypervisor(t), testMachine(t)
+	h, m := newHypervisor(t), theLab.Machine(t)
 	if os.Geteuid() != 0 {
 		loud.Skip(t, "a small file system needs root")
 	}
@@ -204,9 +203,9 @@ func TestFreezeOnFullDisk(t *testing.T) {
 // A thaw that a daemon's death has cut off is nothing to be taken up.
 func TestAdoptHalfThawed(t *testing.T) {
 	t.Parallel()
-	h, m := newHypervisor(t), testMachine(t)
+	h, m := newHypervisor(t), theLab.Machine(t)
 	_, frozen := template(t, h, m)
-	c := cloneOf(t, m, "clone")
+	c := cloneOf(t, m)
 	f, err := h.oracle.ask(bounded(t, time.Minute))
 	if err != nil {
 		t.Fatal(err)
@@ -236,9 +235,9 @@ func TestAdoptHalfThawed(t *testing.T) {
 // What keeps the guest from running ends the VMM.
 func TestThawRefusedAtTheEnd(t *testing.T) {
 	t.Parallel()
-	h, m := newHypervisor(t), testMachine(t)
+	h, m := newHypervisor(t), theLab.Machine(t)
 	_, frozen := template(t, h, m)
-	c := cloneOf(t, m, "clone")
+	c := cloneOf(t, m)
 	frozen.BeforeRun = func() error { return context.DeadlineExceeded }
 	var p host.Process
 	if _, err := h.Thaw(bounded(t, time.Minute), c, frozen, func(r hypervisor.Handles) error { p = r.Process; return nil }); err == nil || h.host.Alive(p) {
@@ -267,7 +266,7 @@ func TestThawRefusedAtTheEnd(t *testing.T) {
 // Where Yama restricts users, QEMU is started through a program of ours; that must make no other difference.
 func TestThroughLauncher(t *testing.T) {
 	t.Parallel()
-	h, m := newHypervisor(t), testMachine(t)
+	h, m := newHypervisor(t), theLab.Machine(t)
 	h.launched = true
 	if err := os.Chmod(h.paths.State, 0o711); err != nil {
 		t.Fatal(err)
@@ -276,7 +275,7 @@ func TestThroughLauncher(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, frozen := template(t, h, m)
-	i := thawMachine(t, h, cloneOf(t, m, "clone"), frozen)
+	i := thawMachine(t, h, cloneOf(t, m), frozen)
 	awaitAgent(t, i)
 	args, err := h.host.CommandLine(i.Process().PID)
 	if err != nil || filepath.Base(args[0]) != "qemu-system-x86_64" {
@@ -290,22 +289,20 @@ func TestAsOrdinaryUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		loud.Skip(t, "only root can become somebody else")
 	}
-	lab, self := needLab(t), filepath.Join(needLab(t).dir, "test")
+	self := filepath.Join(theLab.Dir(t), "test")
 	exe, err := os.Executable()
-	if err == nil {
-		err = command("cp", exe, self)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmp := shortDir(t)
+	run(t, "cp", exe, self)
+	tmp := hypervisortest.ShortDir(t)
 	if err := os.Chown(tmp, 65534, 65534); err != nil {
 		t.Fatal(err)
 	}
 	var out strings.Builder
 	err = local.New().Run(bounded(t, 3*time.Minute), host.Command{
 		Path: self, Args: []string{"-test.v", "-test.run", "^(TestConformance|TestGrowAfterThaw)$/^Freeze$"}, Dir: tmp,
-		Env: append(os.Environ(), "TMPDIR="+tmp, "HOME="+tmp, "BANGER_TEST_LAB="+lab.dir),
+		Env: append(theLab.Environ(t), "TMPDIR="+tmp, "HOME="+tmp),
 		UID: 65534, GID: 65534, Stdout: &out,
 	})
 	if err != nil || !strings.Contains(out.String(), "--- PASS: TestConformance/Freeze ") {

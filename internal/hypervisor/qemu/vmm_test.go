@@ -81,7 +81,7 @@ func nextEvent(t testing.TB, i hypervisor.Instance, want hypervisor.EventKind) h
 // One guest for all that needs no reboot in between.
 func TestVMM(t *testing.T) {
 	t.Parallel()
-	h, m := newHypervisor(t), testMachine(t)
+	h, m := newHypervisor(t), theLab.Machine(t)
 	inst := startMachine(t, h, m)
 	i, ok := inst.(*instance)
 	if !ok {
@@ -142,7 +142,7 @@ func TestVMM(t *testing.T) {
 // A full host disk must stop the guest, not its writes; room lets it go on.
 func TestFullHostDisk(t *testing.T) {
 	t.Parallel()
-	h, m := newHypervisor(t), testMachine(t)
+	h, m := newHypervisor(t), theLab.Machine(t)
 	if os.Geteuid() != 0 {
 		loud.Skip(t, "a small file system needs root")
 	}
@@ -198,7 +198,7 @@ func BenchmarkBoot(b *testing.B) {
 	}
 	var started, answered time.Duration
 	for range b.N {
-		m := testMachine(b)
+		m := theLab.Machine(b)
 		begin := time.Now()
 		i, err := h.Start(bounded(b, time.Minute), m, func(hypervisor.Handles) error { return nil })
 		if err != nil {

@@ -13,21 +13,12 @@ import (
 
 	"banger/api"
 	"banger/internal/hypervisor"
+	"banger/internal/hypervisor/hypervisortest"
 )
-
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "bv")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
 
 func TestListen(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(shortDir(t), "q")
+	path := filepath.Join(hypervisortest.ShortDir(t), "q")
 	f, err := Listen(path)
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +55,7 @@ func TestListen(t *testing.T) {
 // The VMM's directory is the VMM's to write: a socket of another process in the place of its own is not talked to.
 func TestChannelRefusesOtherProcesses(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(shortDir(t), "a")
+	path := filepath.Join(hypervisortest.ShortDir(t), "a")
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +108,7 @@ func TestEvents(t *testing.T) {
 
 func TestDeadSocketRefuses(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(shortDir(t), "q")
+	path := filepath.Join(hypervisortest.ShortDir(t), "q")
 	f, err := Listen(path)
 	if err != nil {
 		t.Fatal(err)
