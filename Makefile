@@ -11,7 +11,6 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Without C every program is static: the agent runs in guests that have no libc at all.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X banger/api.Version=$(VERSION)'
 PROGRAMS := banger bangerd bangerd-root banger-agent git-remote-banger
-# -p 1: guests are emulated, and two packages at once would only take each other's time.
 # Slower than its worth in every run; `make test-long` runs exactly these.
 LONG := ^TestLong
 
@@ -34,6 +33,7 @@ build: ## build all programs into bin/
 	@mkdir -p bin
 	@for p in $(PROGRAMS); do $(GOBUILD) -o bin/$$p ./cmd/$$p; done
 
+# -p 1: guests are emulated, and two packages at once would only take each other's time.
 .PHONY: test
 test: test-needs build ## run unit, scenario and machine tests (root; at most 20 minutes)
 	@scripts/machine-state
