@@ -20,9 +20,9 @@ func newImageCmd(a *app) *cobra.Command {
 		return i, imageFields(a, i), err
 	}
 	cmd.AddCommand(newImageBuildCmd(a), newImageImportCmd(a), newImageSaveCmd(a),
-		objectList[api.Image]{kind: "image", list: (*client.Client).Images, heading: []string{"NAME", "DIGEST", "SIZE", "USED", "INIT", "SSH", "SOURCE", "CREATED"}, row: func(a *app, i api.Image) []string {
+		objectList[api.Image]{kind: "image", list: (*client.Client).Images, listing: listing[api.Image]{heading: []string{"NAME", "DIGEST", "SIZE", "USED", "INIT", "SSH", "SOURCE", "CREATED"}, row: func(a *app, i api.Image) []string {
 			return []string{i.Name, short(i.Digest), config.FormatSize(i.SizeBytes), config.FormatSize(i.UsedBytes), i.Init, yesNo(i.HasSSHD), i.Source, a.ago(i.CreatedAt)}
-		}, digest: func(i api.Image) string { return i.Digest }}.command(a),
+		}, word: func(i api.Image) string { return i.Digest }}}.command(a),
 		newObjectShowCmd(a, "image", a.completeImages, get),
 		newObjectDeleteCmd(a, "image", a.completeImages, get, a.deleteImage))
 	return cmd

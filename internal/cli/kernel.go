@@ -18,9 +18,9 @@ func newKernelCmd(a *app) *cobra.Command {
 		return k, kernelFields(a, k), err
 	}
 	cmd.AddCommand(newKernelBuildCmd(a), newKernelImportCmd(a),
-		objectList[api.Kernel]{kind: "kernel", list: (*client.Client).Kernels, heading: []string{"NAME", "DIGEST", "VERSION", "USED", "SOURCE", "CREATED"}, row: func(a *app, k api.Kernel) []string {
+		objectList[api.Kernel]{kind: "kernel", list: (*client.Client).Kernels, listing: listing[api.Kernel]{heading: []string{"NAME", "DIGEST", "VERSION", "USED", "SOURCE", "CREATED"}, row: func(a *app, k api.Kernel) []string {
 			return []string{k.Name, short(k.Digest), k.Version, config.FormatSize(k.UsedBytes), k.Source, a.ago(k.CreatedAt)}
-		}, digest: func(k api.Kernel) string { return k.Digest }}.command(a),
+		}, word: func(k api.Kernel) string { return k.Digest }}}.command(a),
 		newObjectShowCmd(a, "kernel", a.completeKernels, get),
 		newObjectDeleteCmd(a, "kernel", a.completeKernels, get, (*client.Client).DeleteKernel))
 	return cmd

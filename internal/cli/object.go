@@ -41,11 +41,9 @@ func (a *app) makeObject(ctx context.Context, kind string, begin func(context.Co
 
 // objectList is `image list` and `kernel list`.
 type objectList[T any] struct {
-	kind    string
-	list    func(*client.Client, context.Context) ([]T, error)
-	heading []string
-	row     func(*app, T) []string
-	digest  func(T) string
+	kind string
+	list func(*client.Client, context.Context) ([]T, error)
+	listing[T]
 }
 
 func (l objectList[T]) command(a *app) *cobra.Command {
@@ -62,20 +60,7 @@ func (l objectList[T]) command(a *app) *cobra.Command {
 				return err
 			}
 			slices.SortFunc(objects, func(x, y T) int { return cmp.Compare(l.row(a, x)[0], l.row(a, y)[0]) })
-			if quiet {
-				for _, o := range objects {
-					fmt.Fprintln(a.Out, l.digest(o))
-				}
-				return nil
-			}
-			if a.json {
-				return writeJSON(a.Out, append([]T{}, objects...))
-			}
-			t := newTable(l.heading...)
-			for _, o := range objects {
-				t.add(l.row(a, o)...)
-			}
-			return t.write(a.Out)
+			return l.print(a, objects, quiet)
 		},
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print only digests")
@@ -101,26 +86,14 @@ func newObjectDeleteCmd(a *app, kind string, complete completer, get func(contex
 		Use: "delete " + strings.ToUpper(kind) + "...", Aliases: []string{"rm"}, Short: "delete " + kind + "s that no VM uses",
 		Args: needObjects(kind), ValidArgsFunction: complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.daemon()
-			if err != nil {
-				return err
-			}
-			errs := make([]error, len(args))
-			for i, arg := range args {
-				var gone any
+			return a.inTurn(args, func(c *client.Client, name string) (gone any, err error) {
 				if a.json {
-					if gone, _, errs[i] = get(cmd.Context(), c, arg); errs[i] != nil {
-						continue
+					if gone, _, err = get(cmd.Context(), c, name); err != nil {
+						return nil, err
 					}
 				}
-				if errs[i] = remove(c, cmd.Context(), arg); errs[i] != nil {
-					continue
-				}
-				if err := a.printResult(arg, gone); err != nil {
-					return err
-				}
-			}
-			return a.allErrors(errs)
+				return gone, remove(c, cmd.Context(), name)
+			})
 		},
 	}
 }

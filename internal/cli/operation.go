@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/api"
+	"banger/client"
 	"banger/internal/config"
 )
 
@@ -108,28 +109,16 @@ func newOperationCancelCmd(a *app) *cobra.Command {
 		Use: "cancel OPERATION...", Short: "cancel operations and wait until they are undone",
 		Args: needOperations, ValidArgsFunction: a.completeOperations,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.daemon()
-			if err != nil {
-				return err
-			}
-			errs := make([]error, len(args))
-			for i, id := range args {
-				var o api.Operation
-				if _, errs[i] = c.CancelOperation(cmd.Context(), id); errs[i] != nil {
-					continue
+			return a.inTurn(args, func(c *client.Client, id string) (any, error) {
+				if _, err := c.CancelOperation(cmd.Context(), id); err != nil {
+					return nil, err
 				}
-				if o, errs[i] = c.WatchOperation(cmd.Context(), id, nil); errs[i] != nil {
-					continue
+				o, err := c.WatchOperation(cmd.Context(), id, nil)
+				if err == nil && (o.State == api.OperationDone || o.State == api.OperationFailed) {
+					err = api.Errorf(api.CodeConflict, "operation %s had ended already: %s", id, o.State)
 				}
-				if o.State == api.OperationDone || o.State == api.OperationFailed {
-					errs[i] = api.Errorf(api.CodeConflict, "operation %s had ended already: %s", id, o.State)
-					continue
-				}
-				if err := a.printResult(id, o); err != nil {
-					return err
-				}
-			}
-			return a.allErrors(errs)
+				return o, err
+			})
 		},
 	}
 }

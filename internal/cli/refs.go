@@ -101,6 +101,25 @@ func (a *app) eachVM(ctx context.Context, args []string, work func(ctx context.C
 	return a.allErrors(errs)
 }
 
+// inTurn does work on each name, one after the other. All of them are tried; what succeeded is printed by name.
+func (a *app) inTurn(names []string, work func(c *client.Client, name string) (any, error)) error {
+	c, err := a.daemon()
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(names))
+	for i, name := range names {
+		var result any
+		if result, errs[i] = work(c, name); errs[i] != nil {
+			continue
+		}
+		if err := a.printResult(name, result); err != nil {
+			return err
+		}
+	}
+	return a.allErrors(errs)
+}
+
 func (a *app) printResult(arg string, result any) error {
 	if a.json && result != nil {
 		return writeJSON(a.Out, result)

@@ -14,13 +14,13 @@ import (
 func newTemplateCmd(a *app) *cobra.Command {
 	cmd := group("template", "list, build and remove templates: frozen machines that starts are thawed from")
 	cmd.AddCommand(newTemplateBuildCmd(a), newTemplatePruneCmd(a),
-		objectList[api.Template]{kind: "template", list: (*client.Client).Templates, heading: []string{"ID", "IMAGE", "CPUS", "MEMORY", "NET", "USED", "BUILT IN", "CREATED", "STATE"}, row: func(a *app, t api.Template) []string {
+		objectList[api.Template]{kind: "template", list: (*client.Client).Templates, listing: listing[api.Template]{heading: []string{"ID", "IMAGE", "CPUS", "MEMORY", "NET", "USED", "BUILT IN", "CREATED", "STATE"}, row: func(a *app, t api.Template) []string {
 			state := "good"
 			if t.Discarded != "" {
 				state = "in use only"
 			}
 			return []string{t.ID, t.Image, fmt.Sprint(t.CPUs), config.FormatSize(t.MemoryBytes), string(t.Net), config.FormatSize(t.UsedBytes), seconds(t.BuildMS), a.ago(t.CreatedAt), state}
-		}, digest: func(t api.Template) string { return t.ID }}.command(a),
+		}, word: func(t api.Template) string { return t.ID }}}.command(a),
 		newTemplateDeleteCmd(a))
 	return cmd
 }
@@ -30,21 +30,7 @@ func newTemplateDeleteCmd(a *app) *cobra.Command {
 		Use: "delete TEMPLATE...", Aliases: []string{"rm"}, Short: "delete templates; one that is in use goes with the last VM on it",
 		Args: needObjects("template"), ValidArgsFunction: nothing,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.daemon()
-			if err != nil {
-				return err
-			}
-			errs := make([]error, len(args))
-			for i, arg := range args {
-				var gone api.Template
-				if gone, errs[i] = c.DeleteTemplate(cmd.Context(), arg); errs[i] != nil {
-					continue
-				}
-				if err := a.printResult(arg, gone); err != nil {
-					return err
-				}
-			}
-			return a.allErrors(errs)
+			return a.inTurn(args, func(c *client.Client, id string) (any, error) { return c.DeleteTemplate(cmd.Context(), id) })
 		},
 	}
 }

@@ -61,28 +61,20 @@ func (o *listOptions) run(ctx context.Context, a *app) error {
 		return err
 	}
 	slices.SortFunc(vms, func(x, y api.VM) int { return cmp.Compare(x.Name, y.Name) })
-	switch {
-	case o.quiet:
-		for _, vm := range vms {
-			if _, err := fmt.Fprintln(a.Out, vm.ID); err != nil {
-				return err
-			}
-		}
-		return nil
-	case a.json:
-		return writeJSON(a.Out, append([]api.VM{}, vms...))
+	l := listing[api.VM]{
+		heading: []string{"ID", "NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "CREATED"}, row: vmRow, word: func(vm api.VM) string { return vm.ID },
 	}
-	t := newTable("ID", "NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "CREATED")
-	for _, vm := range vms {
-		t.add(vm.ID, vm.Name, stateWord(vm), vm.Spec.Image, strconv.Itoa(vm.Spec.CPUs), config.FormatSize(vm.Spec.MemoryBytes), vm.Runtime.GuestIP, a.ago(vm.CreatedAt))
-	}
-	if err := t.write(a.Out); err != nil {
+	if err := l.print(a, vms, o.quiet); err != nil {
 		return err
 	}
-	if len(vms) == 0 && len(o.filters) == 0 && !o.all && isTerminal(a.Out) {
+	if len(vms) == 0 && len(o.filters) == 0 && !o.all && !o.quiet && !a.json && isTerminal(a.Out) {
 		a.note("none runs; stopped ones, too: banger ps -a")
 	}
 	return nil
+}
+
+func vmRow(a *app, vm api.VM) []string {
+	return []string{vm.ID, vm.Name, stateWord(vm), vm.Spec.Image, strconv.Itoa(vm.Spec.CPUs), config.FormatSize(vm.Spec.MemoryBytes), vm.Runtime.GuestIP, a.ago(vm.CreatedAt)}
 }
 
 // stateWord is the state for people, with what they would ask next.

@@ -101,41 +101,13 @@ func (o *sessionStartOptions) run(ctx context.Context, a *app, vm string, argv [
 }
 
 func newSessionListCmd(a *app) *cobra.Command {
-	var quiet bool
-	cmd := &cobra.Command{
-		Use: "list [flags] [VM]", Aliases: []string{"ls"}, Short: "list the sessions of a VM, or of all",
-		Args: between(0, 1, "at most one VM"), ValidArgsFunction: a.completeVM,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.daemon()
-			if err != nil {
-				return err
-			}
-			vm := ""
-			if len(args) > 0 {
-				vm = ref(args[0])
-			}
-			list, err := c.Sessions(cmd.Context(), vm)
-			if err != nil {
-				return err
-			}
-			if a.json && !quiet {
-				return writeJSON(a.Out, append([]api.Session{}, list...))
-			}
-			if quiet {
-				for _, s := range list {
-					fmt.Fprintln(a.Out, s.VM+"/"+s.Name)
-				}
-				return nil
-			}
-			t := newTable("SESSION", "STATE", "COMMAND", "OUTPUT", "STARTED")
-			for _, s := range list {
-				t.add(s.VM+"/"+s.Name, sessionState(s), strings.Join(s.Argv, " "), config.FormatSize(s.StdoutBytes+s.StderrBytes), a.ago(s.StartedAt))
-			}
-			return t.write(a.Out)
+	return ofVMs[api.Session]{kind: "session", complete: a.completeVM, list: (*client.Client).Sessions, listing: listing[api.Session]{
+		heading: []string{"SESSION", "STATE", "COMMAND", "OUTPUT", "STARTED"},
+		row: func(a *app, s api.Session) []string {
+			return []string{s.VM + "/" + s.Name, sessionState(s), strings.Join(s.Argv, " "), config.FormatSize(s.StdoutBytes + s.StderrBytes), a.ago(s.StartedAt)}
 		},
-	}
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print only VM/NAME")
-	return cmd
+		word: func(s api.Session) string { return s.VM + "/" + s.Name },
+	}}.command(a)
 }
 
 // sessionState is how a session is, in a word or two.
@@ -214,22 +186,7 @@ func newSessionDeleteCmd(a *app) *cobra.Command {
 
 // eachSession does work on sessions of one VM, one after the other.
 func (a *app) eachSession(ctx context.Context, args []string, work func(ctx context.Context, c *client.Client, vm, name string) (any, error)) error {
-	c, err := a.daemon()
-	if err != nil {
-		return err
-	}
-	names := unique(args[1:])
-	errs := make([]error, len(names))
-	for i, name := range names {
-		var result any
-		if result, errs[i] = work(ctx, c, ref(args[0]), name); errs[i] != nil {
-			continue
-		}
-		if err := a.printResult(name, result); err != nil {
-			return err
-		}
-	}
-	return a.allErrors(errs)
+	return a.inTurn(unique(args[1:]), func(c *client.Client, name string) (any, error) { return work(ctx, c, ref(args[0]), name) })
 }
 
 // needSessions wants a VM and one session or, if most is -1, several.

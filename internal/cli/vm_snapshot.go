@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/api"
+	"banger/client"
 	"banger/internal/config"
 )
 
@@ -56,43 +57,14 @@ stands still for some milliseconds. Without NAME the snapshot is named s1, s2, a
 }
 
 func newSnapshotListCmd(a *app) *cobra.Command {
-	var quiet bool
-	cmd := &cobra.Command{
-		Use: "list [flags] [VM]", Aliases: []string{"ls"}, Short: "list the snapshots of a VM, or of all",
-		Args: between(0, 1, "at most one VM"), ValidArgsFunction: a.vmNames(1, hasSnapshots),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.daemon()
-			if err != nil {
-				return err
-			}
-			vm := ""
-			if len(args) > 0 {
-				vm = ref(args[0])
-			}
-			list, err := c.Snapshots(cmd.Context(), vm)
-			if err != nil {
-				return err
-			}
-			if a.json && !quiet {
-				return writeJSON(a.Out, append([]api.Snapshot{}, list...))
-			}
-			t := newTable("SNAPSHOT", "CPUS", "MEMORY", "DISK", "ROOT", "USED", "CREATED")
-			for _, s := range list {
-				if quiet {
-					fmt.Fprintln(a.Out, s.VM+"/"+s.Name)
-					continue
-				}
-				t.add(s.VM+"/"+s.Name, fmt.Sprint(s.Spec.CPUs), config.FormatSize(s.Spec.MemoryBytes), config.FormatSize(s.Spec.DiskBytes),
-					config.FormatSize(s.Spec.RootBytes), config.FormatSize(s.UsedBytes), a.ago(s.CreatedAt))
-			}
-			if quiet {
-				return nil
-			}
-			return t.write(a.Out)
+	return ofVMs[api.Snapshot]{kind: "snapshot", complete: a.vmNames(1, hasSnapshots), list: (*client.Client).Snapshots, listing: listing[api.Snapshot]{
+		heading: []string{"SNAPSHOT", "CPUS", "MEMORY", "DISK", "ROOT", "USED", "CREATED"},
+		row: func(a *app, s api.Snapshot) []string {
+			return []string{s.VM + "/" + s.Name, fmt.Sprint(s.Spec.CPUs), config.FormatSize(s.Spec.MemoryBytes), config.FormatSize(s.Spec.DiskBytes),
+				config.FormatSize(s.Spec.RootBytes), config.FormatSize(s.UsedBytes), a.ago(s.CreatedAt)}
 		},
-	}
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print only VM/NAME")
-	return cmd
+		word: func(s api.Snapshot) string { return s.VM + "/" + s.Name },
+	}}.command(a)
 }
 
 func newSnapshotRestoreCmd(a *app) *cobra.Command {
@@ -131,22 +103,9 @@ func newSnapshotDeleteCmd(a *app) *cobra.Command {
 		Use: "delete VM NAME...", Aliases: []string{"rm"}, Short: "delete snapshots of a VM",
 		Args: between(2, -1, "a VM and the name of at least one snapshot"), ValidArgsFunction: a.completeSnapshots(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.daemon()
-			if err != nil {
-				return err
-			}
-			names := unique(args[1:])
-			errs := make([]error, len(names))
-			for i, name := range names {
-				var gone api.Snapshot
-				if gone, errs[i] = c.DeleteSnapshot(cmd.Context(), ref(args[0]), name); errs[i] != nil {
-					continue
-				}
-				if err := a.printResult(name, gone); err != nil {
-					return err
-				}
-			}
-			return a.allErrors(errs)
+			return a.inTurn(unique(args[1:]), func(c *client.Client, name string) (any, error) {
+				return c.DeleteSnapshot(cmd.Context(), ref(args[0]), name)
+			})
 		},
 	}
 }
