@@ -115,7 +115,9 @@ type SessionAttach struct {
 	// StdoutOffset and StderrOffset are from where on to send: where a client goes on that has lost its connection. The
 	// headers StdoutOffsetHeader and StderrOffsetHeader of the answer tell from where on it is.
 	StdoutOffset, StderrOffset *int64
-	// Key is the client's own. Whoever is attached refuses everybody else, but not the same key.
+	// Key is the client's own. Whoever is attached refuses everybody else, but not the same key. The header StdinOffsetHeader of
+	// the answer tells how much of what this key has sent before the command has been given: where a client goes on that has
+	// lost its connection.
 	Key string
 }
 
@@ -130,6 +132,10 @@ const (
 	StdoutOffsetHeader = "Banger-Stdout-Offset"
 	StderrOffsetHeader = "Banger-Stderr-Offset"
 )
+
+// StdinOffsetHeader, of the answer to attach and send, is how many bytes of Stdin frames the command has been given of this key, and
+// one more for each "eof"; -1 where nothing is known of the key: it is new, or was last here more than five minutes ago.
+const StdinOffsetHeader = "Banger-Stdin-Offset"
 
 // maxRequire bounds SessionCreate.Require.
 const maxRequire = 64

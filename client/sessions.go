@@ -89,11 +89,15 @@ type AttachIO struct {
 	ExecIO
 	// Rows and Cols are the caller's terminal.
 	Rows, Cols int
-	// Begun is told from where on each stream is sent, before anything is.
-	Begun func(stdout, stderr int64)
+	// Begun is told from where on each stream is sent, before anything is, and what api.StdinOffsetHeader says, before
+	// Stdin is read.
+	Begun func(AttachOffsets)
 	// Beside gets what is shown on a terminal that the session has not written itself; nil: thrown away. It counts in no offset.
 	Beside io.Writer
 }
+
+// AttachOffsets are the headers of an answer to attach.
+type AttachOffsets struct{ Stdin, Stdout, Stderr int64 }
 
 // AttachSession is attached to a session until it has ended, or ctx has: that detaches. See api.SessionAttach.
 func (c *Client) AttachSession(ctx context.Context, ref string, session api.Session, attach api.SessionAttach, streams AttachIO) (api.ExecResult, error) {
@@ -106,14 +110,19 @@ func (c *Client) AttachSession(ctx context.Context, ref string, session api.Sess
 	if attach.Key != "" {
 		q.Set("key", attach.Key)
 	}
-	conn, err := c.upgrade(ctx, request{method: http.MethodPost, path: sessionPath(ref, session.Name, "attach"), query: q}, api.UpgradeFrames)
+	conn, err := c.upgrade(ctx, request{method: http.MethodPost, path: sessionPath(ref, session.ID, "attach"), query: q}, api.UpgradeFrames)
 	if err != nil {
 		return api.ExecResult{}, err
 	}
 	if streams.Begun != nil {
-		stdout, _ := strconv.ParseInt(conn.header.Get(api.StdoutOffsetHeader), 10, 64)
-		stderr, _ := strconv.ParseInt(conn.header.Get(api.StderrOffsetHeader), 10, 64)
-		streams.Begun(stdout, stderr)
+		at := AttachOffsets{Stdin: stdinOffset(conn)}
+		at.Stdout, _ = strconv.ParseInt(conn.header.Get(api.StdoutOffsetHeader), 10, 64)
+		at.Stderr, _ = strconv.ParseInt(conn.header.Get(api.StderrOffsetHeader), 10, 64)
+		streams.Begun(at)
+	}
+	if err := conn.SetWriteBuffer(typedAhead); err != nil {
+		conn.Close()
+		return api.ExecResult{}, c.callError(ctx, err)
 	}
 	if session.TTY {
 		streams.Stderr = streams.Beside
@@ -121,26 +130,48 @@ func (c *Client) AttachSession(ctx context.Context, ref string, session api.Sess
 	return c.converse(ctx, conn, api.ExecSpec{Stdin: true, Rows: streams.Rows, Cols: streams.Cols}, streams.ExecIO, false)
 }
 
-// SendSession writes what comes of r to a session's standard input, and with eof ends that. It returns when the command has
-// been given all of it.
-func (c *Client) SendSession(ctx context.Context, ref, name string, r io.Reader, eof bool) error {
-	conn, err := c.upgrade(ctx, request{method: http.MethodPost, path: sessionPath(ref, name, "send")}, api.UpgradeFrames)
+// Sending is what a SendSession sends.
+type Sending struct {
+	Stdin io.Reader
+	// EOF ends the session's standard input behind it.
+	EOF bool
+	// Key is the caller's own, if it wants to send on where it has lost its connection. Begun is then told what
+	// api.StdinOffsetHeader says, before Stdin is read, and returns from which byte on Stdin is read.
+	Key   string
+	Begun func(taken int64) (from int64)
+}
+
+// SendSession writes to a session's standard input. It returns when the command has been given all of it.
+func (c *Client) SendSession(ctx context.Context, ref, name string, what Sending) error {
+	q := url.Values{}
+	if what.Key != "" {
+		q.Set("key", what.Key)
+	}
+	conn, err := c.upgrade(ctx, request{method: http.MethodPost, path: sessionPath(ref, name, "send"), query: q}, api.UpgradeFrames)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	if err := conn.SetWriteBuffer(typedAhead); err != nil {
+		return c.callError(ctx, err)
+	}
+	var from, taken int64
+	if what.Begun != nil {
+		taken = stdinOffset(conn)
+		from = what.Begun(taken)
+	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	w := frame.NewWriter(conn)
 	unread := make(chan error, 1)
 	go func() {
-		_, err := io.CopyBuffer(w.Channel(frame.Stdin), readerOnly{r}, make([]byte, 32<<10))
+		n, err := io.CopyBuffer(w.Channel(frame.Stdin), readerOnly{what.Stdin}, make([]byte, 32<<10))
 		if err != nil {
 			unread <- err
 			conn.Close()
 			return
 		}
-		if eof {
+		if what.EOF && taken <= from+n { // else that has been taken, too
 			_ = w.Control(api.Control{Type: api.ControlEOF})
 		}
 		_ = w.Write(frame.Stdin, nil) // the answer tells whether that went well
@@ -161,4 +192,16 @@ func (c *Client) SendSession(ctx context.Context, ref, name string, r io.Reader,
 
 func sessionPath(ref, name string, rest ...string) string {
 	return objectPath(vmPath(ref, "sessions")+"/", name, rest...)
+}
+
+// typedAhead is half of what may be in the socket to the daemon of what a session is sent (socket(7): the kernel doubles it), in bytes.
+// Whoever wants to send it again when the connection has broken keeps more than is on its way, whatever this host's defaults are.
+const typedAhead = 64 << 10
+
+// stdinOffset is -1 where the daemon does not say it.
+func stdinOffset(s *stream) int64 {
+	if n, err := strconv.ParseInt(s.header.Get(api.StdinOffsetHeader), 10, 64); err == nil {
+		return n
+	}
+	return -1
 }

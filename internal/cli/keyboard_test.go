@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bytes"
 	"io"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -78,5 +80,74 @@ func TestKeyboard(t *testing.T) {
 	defer leave()
 	if all, err := io.ReadAll(r); string(all) != "\x10\x11" || err != nil {
 		t.Errorf("%q %v", all, err)
+	}
+}
+
+// TestKeyboardAgain: connections break at any moment, and what had been handed out to them has come to the other end in part: it gets
+// every byte once.
+func TestKeyboardAgain(t *testing.T) {
+	t.Parallel()
+	typed := make([]byte, 3*keyboardKeeps)
+	for i := range typed {
+		typed[i] = byte(i>>16) ^ byte(i>>8) ^ byte(i)
+	}
+	k := listen(bytes.NewReader(typed), nil, false)
+	var arrived []byte
+	for ended := false; !ended; {
+		r, leave := k.reader()
+		if from := r.resume(int64(len(arrived))); from != int64(len(arrived)) {
+			t.Fatalf("%d bytes have arrived, and it goes on from %d", len(arrived), from)
+		}
+		want := rand.IntN(keyboardKeeps)
+		got, err := io.ReadAll(io.LimitReader(r, int64(want)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) == 0 && want > 0 {
+			ended = true
+		}
+		if !ended && len(got) == want { // the rest was on its way
+			got = got[:rand.IntN(want+1)]
+		}
+		arrived = append(arrived, got...)
+		leave()
+	}
+	if !bytes.Equal(arrived, typed) {
+		t.Errorf("%d bytes have arrived of %d", len(arrived), len(typed))
+	}
+	r, leave := k.reader()
+	defer leave()
+	if from := r.resume(1); from < 1 || from > int64(len(typed)-keyboardKeeps) {
+		t.Errorf("of what was handed out long ago it keeps what is from %d on", from)
+	}
+	if from := r.resume(1 << 40); from != int64(len(typed)) {
+		t.Errorf("it goes on from %d", from)
+	}
+	if from := r.resume(-1); from != int64(len(typed)) {
+		t.Errorf("from nobody knows where it goes on at %d", from)
+	}
+}
+
+// TestKeyboardBetween: with no connection, the keys that detach are seen behind what was typed.
+func TestKeyboardBetween(t *testing.T) {
+	t.Parallel()
+	in, out := io.Pipe()
+	detached := make(chan struct{})
+	k := listen(in, func() { close(detached) }, true)
+	for _, p := range []string{"typed", "\x10\x11"} {
+		if _, err := out.Write([]byte(p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-detached:
+	case <-time.After(time.Minute):
+		t.Error("it waits for somebody who takes what was typed")
+	}
+	r, leave := k.reader()
+	defer leave()
+	buf := make([]byte, 9)
+	if n, err := r.Read(buf); string(buf[:n]) != "typed" || err != nil {
+		t.Errorf("%q %v", buf[:n], err)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -63,8 +62,7 @@ type attaching struct {
 	stdout  counted
 	stderr  counted
 	begun   bool
-	// lostAt is when the last connection broke; zero while there is one.
-	lostAt time.Time
+	lost    outage
 }
 
 // counted counts the bytes of a stream, so that the next connection can go on from there.
@@ -78,9 +76,6 @@ func (c *counted) Write(p []byte) (int, error) {
 	c.offset += int64(n)
 	return n, err
 }
-
-// reattachTime is how long a lost connection is tried to be made again: the daemon, or the guest's agent, may be starting.
-const reattachTime = 20 * time.Second
 
 func (t *attaching) run() (int, error) {
 	ctx, detach := context.WithCancel(t.hard)
@@ -118,15 +113,8 @@ func (t *attaching) run() (int, error) {
 		case !api.CodeOf(err).Retryable():
 			return t.finish(ctx, err)
 		}
-		if t.lostAt.IsZero() {
-			t.lostAt = t.now()
-		}
-		if t.now().Sub(t.lostAt) > reattachTime {
+		if !t.lost.again(ctx, t.now()) {
 			return 0, err
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(resumePause):
 		}
 	}
 }
@@ -149,13 +137,16 @@ func (t *attaching) once(ctx context.Context) (api.ExecResult, error) {
 	streams := client.AttachIO{
 		ExecIO: client.ExecIO{Stdin: in, Stdout: &t.stdout, Stderr: &t.stderr, Control: t.control},
 		Beside: t.Out,
-		Begun: func(stdout, stderr int64) {
+		Begun: func(from client.AttachOffsets) {
 			if t.begun && !t.session.TTY {
-				t.saySkipped("stdout", t.stdout.offset, stdout)
-				t.saySkipped("stderr", t.stderr.offset, stderr)
+				t.saySkipped("stdout", t.stdout.offset, from.Stdout)
+				t.saySkipped("stderr", t.stderr.offset, from.Stderr)
 			}
-			t.stdout.offset, t.stderr.offset, t.begun = stdout, stderr, true
-			t.lostAt = time.Time{}
+			if t.begun {
+				t.sayUnsent(from.Stdin, in.resume(from.Stdin))
+			}
+			t.stdout.offset, t.stderr.offset, t.begun = from.Stdout, from.Stderr, true
+			t.lost = outage{}
 		},
 	}
 	streams.Rows, streams.Cols = t.windowSize()

@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"context"
+	"crypto/rand"
 	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"banger/api"
+	"banger/client"
 )
 
 func newSessionSendCmd(a *app) *cobra.Command {
@@ -35,9 +38,55 @@ terminal that is Ctrl-D.`,
 				return err
 			}
 			defer a.sayWaking(c, ref(args[0]))()
-			return c.SendSession(cmd.Context(), ref(args[0]), args[1], in, eof)
+			session, err := c.Session(cmd.Context(), ref(args[0]), args[1])
+			if err != nil {
+				return err
+			}
+			return (&sending{app: a, client: c, session: session, typed: listen(in, nil, false), eof: eof, key: rand.Text()}).run(cmd.Context())
 		},
 	}
 	cmd.Flags().BoolVar(&eof, "eof", false, "end the command's standard input after it")
 	return cmd
+}
+
+// sending is one send, over as many connections as it takes.
+type sending struct {
+	*app
+	client  *client.Client
+	session api.Session
+	typed   *keyboard
+	eof     bool
+	key     string
+	begun   bool
+	taken   int64
+	lost    outage
+}
+
+func (s *sending) run(ctx context.Context) error {
+	for {
+		err := s.once(ctx)
+		switch {
+		case err == nil || !s.begun || ctx.Err() != nil:
+			return err
+		case api.CodeOf(err).Retryable() && s.lost.again(ctx, s.now()):
+			continue
+		case s.lost == (outage{}):
+			return err
+		}
+		return api.Errorf(api.CodeOf(err), "%w: %d bytes of what was sent have arrived for certain", err, s.taken).WithHint("%s", api.AsError(err).Hint)
+	}
+}
+
+// once is one connection.
+func (s *sending) once(ctx context.Context) error {
+	in, leave := s.typed.reader()
+	defer leave()
+	return s.client.SendSession(ctx, s.session.VMID, s.session.ID, client.Sending{Stdin: in, EOF: s.eof, Key: s.key, Begun: func(taken int64) int64 {
+		from := in.resume(taken)
+		if s.begun {
+			s.sayUnsent(taken, from)
+		}
+		s.taken, s.begun, s.lost = max(s.taken, taken, 0), true, outage{}
+		return from
+	}})
 }

@@ -143,7 +143,7 @@ func TestAttach(t *testing.T) {
 		t.Errorf("%q", late.shown())
 	}
 	for name, err := range map[string]error{
-		"attach": second(a.AttachSession(within(t), "s", api.SessionAttach{})), "send": second(a.SendSession(within(t), "s")),
+		"attach": second(a.AttachSession(within(t), "s", api.SessionAttach{})), "send": second(a.SendSession(within(t), "s", "")),
 		"stop": second(a.StopSession(within(t), "s")),
 	} {
 		if api.CodeOf(err) != api.CodeConflict {
@@ -157,7 +157,7 @@ func second[T any](_ T, err error) error { return err }
 // send sends text, and with eof the end.
 func send(t *testing.T, a *agent, id, text string, eof bool) {
 	t.Helper()
-	s, err := a.SendSession(within(t), id)
+	s, err := a.SendSession(within(t), id, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,17 +186,17 @@ func TestSend(t *testing.T) {
 	}
 	// Closed from the start, and ended.
 	startSession(t, a, "deaf", sh("sleep 60"))
-	if _, err := a.SendSession(within(t), "deaf"); api.CodeOf(err) != api.CodeConflict {
+	if _, err := a.SendSession(within(t), "deaf", ""); api.CodeOf(err) != api.CodeConflict {
 		t.Errorf("%v", err)
 	}
 	startSession(t, a, "ended", withStdin(sh("cat; sleep 60")))
 	send(t, a, "ended", "", true)
-	if _, err := a.SendSession(within(t), "ended"); api.CodeOf(err) != api.CodeConflict {
+	if _, err := a.SendSession(within(t), "ended", ""); api.CodeOf(err) != api.CodeConflict {
 		t.Errorf("%v", err)
 	}
 	// Who sends to one that does not read, and goes, is in nobody's way.
 	startSession(t, a, "slow", withStdin(sh("sleep 60")))
-	s, err := a.SendSession(within(t), "slow")
+	s, err := a.SendSession(within(t), "slow", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestSend(t *testing.T) {
 	go func() { _ = k.Write(frame.Stdin, make([]byte, 1<<20)) }()
 	time.Sleep(100 * time.Millisecond)
 	_ = k.conn.Close()
-	other, err := a.SendSession(within(t), "slow")
+	other, err := a.SendSession(within(t), "slow", "")
 	if err != nil {
 		t.Fatal(err)
 	}

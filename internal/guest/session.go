@@ -83,6 +83,8 @@ type SessionStream struct {
 	conn *upgraded
 	// Stdout and Stderr are the offsets from which on the streams are sent; for attach only.
 	Stdout, Stderr int64
+	// Stdin is what api.StdinOffsetHeader says.
+	Stdin int64
 }
 
 // Close lets go of the session.
@@ -100,7 +102,7 @@ func (c *Client) AttachSession(ctx context.Context, id string, a api.SessionAtta
 	if err != nil {
 		return nil, err
 	}
-	s := &SessionStream{conn: conn}
+	s := &SessionStream{conn: conn, Stdin: stdinOffset(header)}
 	var bad1, bad2 error
 	s.Stdout, bad1 = strconv.ParseInt(header.Get(api.StdoutOffsetHeader), 10, 64)
 	s.Stderr, bad2 = strconv.ParseInt(header.Get(api.StderrOffsetHeader), 10, 64)
@@ -111,13 +113,23 @@ func (c *Client) AttachSession(ctx context.Context, id string, a api.SessionAtta
 	return s, nil
 }
 
-// SendSession opens a session's standard input. Code conflict where it is closed, or the session has ended.
-func (c *Client) SendSession(ctx context.Context, id string) (*SessionStream, error) {
-	conn, err := c.upgrade(ctx, http.MethodPost, "/sessions/"+url.PathEscape(id)+"/send", nil, api.UpgradeFrames)
+// SendSession opens a session's standard input; see api.SessionAttach for the key, which may be empty. Code conflict where it is
+// closed, or the session has ended.
+func (c *Client) SendSession(ctx context.Context, id, key string) (*SessionStream, error) {
+	q := url.Values{"key": {key}}
+	conn, header, err := c.upgradeHeader(ctx, http.MethodPost, "/sessions/"+url.PathEscape(id)+"/send", q, api.UpgradeFrames)
 	if err != nil {
 		return nil, err
 	}
-	return &SessionStream{conn: conn}, nil
+	return &SessionStream{conn: conn, Stdin: stdinOffset(header)}, nil
+}
+
+// stdinOffset is -1 where the agent does not say it.
+func stdinOffset(h http.Header) int64 {
+	if n, err := strconv.ParseInt(h.Get(api.StdinOffsetHeader), 10, 64); err == nil {
+		return n
+	}
+	return -1
 }
 
 // Relay passes the frames between a client and a session, until the exit or an error has been passed on or

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"maps"
 	"net/http"
 	"reflect"
 
@@ -126,7 +127,11 @@ func (a action) or(statuses ...int) action {
 
 // with names a header of the answer.
 func (a action) with(header, doc string) action {
-	a.headers = map[string]string{header: doc}
+	a.headers = maps.Clone(a.headers)
+	if a.headers == nil {
+		a.headers = map[string]string{}
+	}
+	a.headers[header] = doc
 	return a
 }
 

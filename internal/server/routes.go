@@ -94,9 +94,10 @@ func (s *Server) routes() []route {
 			{"follow", flag, "go on until the session has ended", false},
 		}, raw(200, "text/plain; charset=utf-8", "", s.sessionLogs).with(api.LogOffsetHeader, "offset of the first byte sent")},
 		{"POST /v1/vms/{ref}/sessions/{session}/attach", owner, "be the one who sees what a session writes, and types", sessionOffsets,
-			frames(s.attachSession).with(api.StdoutOffsetHeader, "offset of the first byte of stdout that will be sent")},
-		{"POST /v1/vms/{ref}/sessions/{session}/send", owner, "write to a session's standard input: start, stdin, eof to end it, an empty stdin frame; then exit", nil,
-			frames(s.sendSession)},
+			frames(s.attachSession).with(api.StdoutOffsetHeader, "offset of the first byte of stdout that will be sent").
+				with(api.StderrOffsetHeader, "offset of the first byte of stderr that will be sent").with(api.StdinOffsetHeader, stdinOffset)},
+		{"POST /v1/vms/{ref}/sessions/{session}/send", owner, "write to a session's standard input: start, stdin, eof to end it, an empty stdin frame; then exit", sendKey,
+			frames(s.sendSession).with(api.StdinOffsetHeader, stdinOffset)},
 		{"POST /v1/vms/{ref}/sessions/{session}/stop", owner, "ask a session's command to end (TERM)", nil, answer(200, s.stopSession)},
 		{"POST /v1/vms/{ref}/sessions/{session}/signal", owner, "send a signal to a session's process group; KILL is for all it has started", nil,
 			accept(http.StatusNoContent, smallBody, s.signalSession)},

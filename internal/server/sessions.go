@@ -9,6 +9,10 @@ import (
 	"banger/internal/session"
 )
 
+const stdinOffset = "how much of what this key sent has been taken: bytes, and one for each eof; -1: not known"
+
+var sendKey = []param{{"key", text, "the caller's own: the answer tells how much of what it sent before has been taken", false}}
+
 var sessionOffsets = []param{
 	{"stdout_offset", number, "first byte of stdout wanted; if absent, what comes from now on, of a terminal what it shows too", false},
 	{"stderr_offset", number, "first byte of stderr wanted; if absent, what comes from now on", false},
@@ -108,14 +112,16 @@ func (s *Server) attachSession(c *call) error {
 	defer stream.Close()
 	c.w.Header().Set(api.StdoutOffsetHeader, strconv.FormatInt(stream.StdoutOffset, 10))
 	c.w.Header().Set(api.StderrOffsetHeader, strconv.FormatInt(stream.StderrOffset, 10))
+	c.w.Header().Set(api.StdinOffsetHeader, strconv.FormatInt(stream.StdinOffset, 10))
 	return s.upgrade(c, api.UpgradeFrames, func(conn *upgraded) error { return stream.Relay(c.ctx, conn) })
 }
 
 func (s *Server) sendSession(c *call) error {
-	stream, err := s.Sessions.Send(c.ctx, c.ref(), c.session())
+	stream, err := s.Sessions.Send(c.ctx, c.ref(), c.session(), c.query.Get("key"))
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
+	c.w.Header().Set(api.StdinOffsetHeader, strconv.FormatInt(stream.StdinOffset, 10))
 	return s.upgrade(c, api.UpgradeFrames, func(conn *upgraded) error { return stream.Relay(c.ctx, conn) })
 }

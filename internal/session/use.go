@@ -16,6 +16,8 @@ type Stream struct {
 	stream *guest.SessionStream
 	// StdoutOffset and StderrOffset tell from where on an attach sends.
 	StdoutOffset, StderrOffset int64
+	// StdinOffset is what api.StdinOffsetHeader says.
+	StdinOffset int64
 }
 
 // Close lets go of the session, which goes on.
@@ -40,21 +42,21 @@ func (s *Service) Attach(ctx context.Context, ref, name string, attach api.Sessi
 		defer a.Close()
 		return nil, s.refused(ctx, a, doAttach, err)
 	}
-	return &Stream{at: a, stream: stream, StdoutOffset: stream.Stdout, StderrOffset: stream.Stderr}, nil
+	return &Stream{at: a, stream: stream, StdoutOffset: stream.Stdout, StderrOffset: stream.Stderr, StdinOffset: stream.Stdin}, nil
 }
 
-// Send opens a session's standard input.
-func (s *Service) Send(ctx context.Context, ref, name string) (*Stream, error) {
+// Send opens a session's standard input; see api.SessionAttach for the key.
+func (s *Service) Send(ctx context.Context, ref, name, key string) (*Stream, error) {
 	a, err := s.reach(ctx, ref, name)
 	if err != nil {
 		return nil, err
 	}
-	stream, err := a.Agent.SendSession(ctx, a.session.ID)
+	stream, err := a.Agent.SendSession(ctx, a.session.ID, key)
 	if err != nil {
 		defer a.Close()
 		return nil, s.refused(ctx, a, doSend, err)
 	}
-	return &Stream{at: a, stream: stream}, nil
+	return &Stream{at: a, stream: stream, StdinOffset: stream.Stdin}, nil
 }
 
 // Stop asks a session's command to end.

@@ -1,11 +1,14 @@
 package machine
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -75,7 +78,51 @@ func TestSession(t *testing.T) {
 		}
 	})
 
+	b.sub("what is sent comes once, over the daemon's death", func(t *testing.T, b *box) { b.sendsOnce("x") })
+
 	b.sub("is lost with its guest, and says why", func(t *testing.T, b *box) { b.lostWith("x") })
+}
+
+// sendsOnce holds that a large send outlives the daemon, and that nothing of it comes twice or is lost.
+func (b *box) sendsOnce(vm string) {
+	t := b.t
+	// It takes little at a time until it is told that the daemon is killed no more.
+	b.must("vm", "session", "start", vm, "--name", "big", "--stdin", "pipe", "--", "sh", "-c",
+		`{ until test -e /tmp/fast; do dd bs=4k count=16 2>/dev/null; sleep .1; done; cat; } >/tmp/big`)
+	data := make([]byte, 12<<20)
+	for i := range data {
+		data[i] = byte(rand.IntN(256))
+	}
+	file := filepath.Join(b.dir, "big")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	sent := make(chan result, 1)
+	go func() { sent <- b.run(in, filepath.Join(b.bin, "banger"), "vm", "session", "send", "--eof", vm, "big") }()
+	size := func() int {
+		n, err := strconv.Atoi(b.guest(vm, "stat -c %s /tmp/big"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for had := -1; had < 512<<10; {
+		before := had
+		eventually(t, "more of it arrives", func() bool { had = size(); return had > before })
+		b.killDaemon()
+	}
+	b.guest(vm, "touch /tmp/fast")
+	if r := <-sent; r.code != 0 || r.stderr != "" {
+		t.Errorf("send: %v", r)
+	}
+	same(t, "exit code", b.banger("vm", "session", "wait", "--timeout", "5m", vm, "big").code, 0)
+	same(t, "what arrived", b.guest(vm, "sha256sum /tmp/big | cut -d' ' -f1"), fmt.Sprintf("%x", sha256.Sum256(data)))
+	b.guest(vm, "rm /tmp/big")
 }
 
 // outlives holds that a session, who is attached to it, and who waits for it, survive the daemon's death and the agent's.
@@ -190,6 +237,7 @@ func TestSessionOnFullDisk(t *testing.T) {
 func (b *box) lostWith(vm string) {
 	t := b.t
 	b.must("vm", "session", "start", vm, "--name", "long", "--", "sh", "-c", "echo before; sleep 10000")
+	eventually(t, "it has begun", func() bool { return b.must("vm", "session", "logs", vm, "long") == "before" })
 	b.must("restart", vm)
 	s := b.session(vm, "long")
 	same(t, "state", s.State, api.SessionFailed)
@@ -363,6 +411,8 @@ func TestSessionTerminal(t *testing.T) {
 	keys("C-p", "C-q")
 	shows("detached from term")
 	shows("code 0")
+	keys("clear; echo out $((1+1)) of it", "Enter")
+	shows("out 2 of it")
 	keys("clear; banger vm session attach x term; echo code $?", "Enter")
 	shows("first 1")
 	keys("clear; echo in $((8+1)) again", "Enter")
@@ -376,10 +426,52 @@ func TestSessionTerminal(t *testing.T) {
 	b.killDaemon()
 	keys("echo over $((2+2)) it", "Enter")
 	shows("over 4 it")
+	b.typesOver("x", keys)
 	keys("exit 5", "Enter")
 	shows("code 5")
 	keys("stty -a | grep -o '.echo\\b'; stty sane; echo its own $((3+3))", "Enter")
 	shows("its own 6")
+}
+
+// typesOver holds that what is typed comes to the command, each key once, while the daemon is killed again and again.
+func (b *box) typesOver(vm string, keys func(...string)) {
+	t := b.t
+	keys("cat >/tmp/typed", "Enter")
+	var typed strings.Builder
+	lines := 0
+	some := func() {
+		for range 1 + rand.IntN(8) {
+			line := fmt.Sprintf("line %d of what is typed", lines)
+			keys("-l", line)
+			keys("Enter")
+			typed.WriteString(line + "\n")
+			lines++
+		}
+	}
+	for range 10 {
+		daemon := b.info().PID // there is one again, and banger may be attached already, or just about to be
+		some()
+		if err := syscall.Kill(daemon, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		some()
+	}
+	keys("C-d")
+	got := ""
+	eventually(t, "all that was typed has arrived", func() bool {
+		got = b.guest(vm, "cat /tmp/typed") + "\n"
+		return len(got) >= typed.Len()
+	})
+	t.Logf("%d lines typed over ten deaths of the daemon", lines)
+	if got != typed.String() {
+		have := strings.Split(got, "\n")
+		for i, want := range strings.Split(typed.String(), "\n") {
+			if i >= len(have) || have[i] != want {
+				t.Fatalf("the first line that is not as it was typed is %q: %q", want, have[min(i, len(have)-1)])
+			}
+		}
+		t.Error("more has arrived than was typed")
+	}
 }
 
 // TestSessionsOfFork: a fork takes the sessions along, each then goes its own way, and the records know both.

@@ -21,7 +21,8 @@ type attachment struct {
 	conn net.Conn
 	in   *frame.Reader
 	out  *frame.Writer
-	key  string
+	// typist counts what it types.
+	typist *typist
 	// offsets are from where on stdout and stderr are sent.
 	offsets [2]int64
 	// repaint: the caller's screen is to become the session's.
@@ -29,19 +30,20 @@ type attachment struct {
 	// gone is closed when the caller has gone.
 	gone chan struct{}
 	once sync.Once
+	// typing is done when nothing that it typed is given to the command any more.
+	typing sync.WaitGroup
 }
 
 // attach makes conn the one that is attached, or says why not. A caller with the key of the one who is takes over: it has lost
 // its connection, which nobody may have noticed here.
 func (h *holder) attach(conn net.Conn, in *bufio.Reader, ask holdAsk) (*attachment, error) {
-	a := &attachment{h: h, conn: conn, in: frame.NewReader(in), out: frame.NewWriter(conn), key: ask.Key, gone: make(chan struct{})}
+	a := &attachment{h: h, conn: conn, in: frame.NewReader(in), out: frame.NewWriter(conn), gone: make(chan struct{})}
+	a.typist = h.typists.come(ask.Key, func() { a.end(); h.input.hurry() })
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if old := h.attached; old != nil {
-		if ask.Key == "" || old.key != ask.Key {
-			return nil, api.Errorf(api.CodeBusy, "somebody is attached to it")
-		}
-		old.end()
+	if h.attached != nil {
+		a.typist.leave()
+		return nil, api.Errorf(api.CodeBusy, "somebody is attached to it")
 	}
 	h.attached = a
 	for i, wanted := range []int64{ask.Stdout, ask.Stderr} {
@@ -60,12 +62,14 @@ func (h *holder) attach(conn net.Conn, in *bufio.Reader, ask holdAsk) (*attachme
 	return a, nil
 }
 
+// leave makes room for others, and returns when what was typed has come to its end.
 func (a *attachment) leave() {
+	a.end()
 	a.h.mu.Lock()
-	defer a.h.mu.Unlock()
-	if a.h.attached == a {
-		a.h.attached = nil
-	}
+	a.h.attached = nil
+	a.h.mu.Unlock()
+	a.typing.Wait()
+	a.typist.leave()
 }
 
 // serve returns when the session has ended and all is sent, or the caller has gone.
@@ -86,7 +90,7 @@ func (a *attachment) serve() {
 		return
 	}
 	toCommand := make(chan typed, stdinAhead/frame.MaxPayload)
-	go a.feed(toCommand)
+	a.typing.Go(func() { a.feed(toCommand) })
 	go a.listen(toCommand)
 	var streams sync.WaitGroup
 	for i, ch := range []frame.Channel{frame.Stdout, frame.Stderr} {
@@ -257,12 +261,20 @@ func (a *attachment) feed(from <-chan typed) {
 		}
 	}
 	for t := range from {
-		// A command that takes nothing any more, or never did, is no reason to end: its output counts.
+		size := len(t.p)
+		var taken int
+		var err error
 		if t.eof {
-			_ = a.h.input.end(gone)
+			size, err = 1, a.h.input.end(gone)
 		} else {
-			_ = a.h.input.write(t.p, gone)
+			taken, err = a.h.input.write(t.p, gone)
 		}
+		if errors.Is(err, errGone) { // the rest is sent again, by whoever has the key
+			a.typist.took(taken)
+			return
+		}
+		// A command that takes nothing any more, or never did, is no reason to end: its output counts.
+		a.typist.took(size)
 	}
 }
 

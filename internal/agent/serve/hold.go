@@ -39,8 +39,9 @@ type holder struct {
 	c     *command
 	input *input
 	// logs are stdout's and stderr's. screen is what stdout's terminal was told; it changes under the log's mu.
-	logs   [2]*logFile
-	screen modes
+	logs    [2]*logFile
+	screen  modes
+	typists typists
 	// done is closed when the end is recorded; then result counts.
 	done   chan struct{}
 	result result

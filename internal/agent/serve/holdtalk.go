@@ -39,6 +39,8 @@ type holdAnswer struct {
 	// Stdout and Stderr are from where on it is sent.
 	Stdout int64 `json:"stdout"`
 	Stderr int64 `json:"stderr"`
+	// Stdin is how much of what the caller with this key sent before has been taken, with one for each end; -1: it is not known.
+	Stdin int64 `json:"stdin"`
 }
 
 // answer talks to everybody who comes.
@@ -87,10 +89,12 @@ func (h *holder) talk(conn net.Conn) {
 		}
 		say(holdAnswer{})
 	case askSend:
-		if err := h.input.refusal(); err != nil {
+		t := h.typists.come(ask.Key, func() { _ = conn.Close(); h.input.hurry() })
+		defer t.leave()
+		if err := h.input.refusal(); err != nil && t.offset() <= 0 {
 			refuse(err)
-		} else if say(holdAnswer{}) {
-			h.send(conn, in)
+		} else if say(holdAnswer{Stdin: t.offset()}) {
+			h.send(conn, in, t)
 		}
 	case askAttach:
 		a, err := h.attach(conn, in, ask)
@@ -99,7 +103,7 @@ func (h *holder) talk(conn net.Conn) {
 			return
 		}
 		defer a.leave()
-		if say(holdAnswer{Stdout: a.offsets[0], Stderr: a.offsets[1]}) {
+		if say(holdAnswer{Stdout: a.offsets[0], Stderr: a.offsets[1], Stdin: a.typist.offset()}) {
 			a.serve()
 		}
 	default:
@@ -144,9 +148,9 @@ func (h *holder) signal(name string) error {
 }
 
 // send takes what somebody has for the command's standard input, up to an empty frame, and then says so by an exit.
-func (h *holder) send(conn net.Conn, r *bufio.Reader) {
+func (h *holder) send(conn net.Conn, r *bufio.Reader, t *typist) {
 	in, out := frame.NewReader(r), frame.NewWriter(conn)
-	err := h.receive(in, hungUp(conn))
+	err := h.receive(in, t, hungUp(conn))
 	switch {
 	case err == nil:
 		_ = out.Control(api.Control{Type: api.ControlExit})
@@ -157,7 +161,7 @@ func (h *holder) send(conn net.Conn, r *bufio.Reader) {
 	}
 }
 
-func (h *holder) receive(in *frame.Reader, gone func() bool) error {
+func (h *holder) receive(in *frame.Reader, t *typist, gone func() bool) error {
 	for {
 		f, err := in.Read()
 		if err != nil {
@@ -168,11 +172,15 @@ func (h *holder) receive(in *frame.Reader, gone func() bool) error {
 			if len(f.Payload) == 0 {
 				return nil
 			}
-			err = h.input.write(f.Payload, gone)
+			var taken int
+			taken, err = h.input.write(f.Payload, gone)
+			t.took(taken)
 		case frame.Control:
 			var m api.Control
 			if m, err = f.Control(); err == nil && m.Type == api.ControlEOF {
-				err = h.input.end(gone)
+				if err = h.input.end(gone); err == nil {
+					t.took(1)
+				}
 			}
 		}
 		if err != nil {

@@ -69,31 +69,39 @@ func (in *input) take(gone func() bool) error {
 	}
 }
 
-// write hands p to the command. It stands still for as long as the command does not take it, unless the one who sends it has gone.
-func (in *input) write(p []byte, gone func() bool) error {
+// write hands p to the command. It stands still for as long as the command does not take it, unless the one who sends it has
+// gone (errGone): of that, taken has come to the command.
+func (in *input) write(p []byte, gone func() bool) (taken int, err error) {
 	if err := in.refusal(); err != nil {
-		return err
+		return 0, err
 	}
 	if err := in.take(gone); err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { <-in.turn }()
-	for len(p) > 0 {
+	for taken < len(p) {
 		if in.c.ended() {
-			return errEnded
+			return taken, errEnded
 		}
 		_ = in.c.stdin.SetWriteDeadline(time.Now().Add(stalledLook))
-		n, err := in.c.stdin.Write(p)
-		p = p[n:]
+		n, err := in.c.stdin.Write(p[taken:])
+		taken += n
 		switch {
 		case err == nil:
 		case !errors.Is(err, os.ErrDeadlineExceeded):
-			return errEnded // it has closed its end
-		case gone():
-			return errGone
+			return taken, errEnded // it has closed its end
+		case gone() && taken < len(p):
+			return taken, errGone
 		}
 	}
-	return nil
+	return taken, nil
+}
+
+// hurry makes whoever is writing look now whether its caller has gone.
+func (in *input) hurry() {
+	if in.c.stdin != nil {
+		_ = in.c.stdin.SetWriteDeadline(time.Unix(1, 0))
+	}
 }
 
 // end tells the command that there is no more, now and for ever; on a terminal, that this line is the last.
@@ -102,7 +110,8 @@ func (in *input) end(gone func() bool) error {
 		return err
 	}
 	if in.c.tty != nil {
-		return in.write([]byte{4}, gone)
+		_, err := in.write([]byte{4}, gone)
+		return err
 	}
 	if err := in.take(gone); err != nil {
 		return err

@@ -119,7 +119,7 @@ func offsetParam(q url.Values, name string) (int64, error) {
 }
 
 func (s *Server) sendSession(w http.ResponseWriter, r *http.Request) error {
-	return s.relay(w, r, holdAsk{Do: askSend})
+	return s.relay(w, r, holdAsk{Do: askSend, Key: r.URL.Query().Get("key")})
 }
 
 // relay passes the frames of a caller to a session's holder and back. Whoever of the two goes ends it.
@@ -132,6 +132,7 @@ func (s *Server) relay(w http.ResponseWriter, r *http.Request, what holdAsk) err
 	conn, in, err := upgradeWith(w, r, api.UpgradeFrames, map[string]string{
 		api.StdoutOffsetHeader: strconv.FormatInt(answer.Stdout, 10),
 		api.StderrOffsetHeader: strconv.FormatInt(answer.Stderr, 10),
+		api.StdinOffsetHeader:  strconv.FormatInt(answer.Stdin, 10),
 	})
 	if err != nil {
 		return err
