@@ -94,16 +94,13 @@ func (n *Network) stopIdling() {
 	}
 }
 
-// teardown leaves nothing of ours on the host, whoever put it there. Every step runs.
+// teardown leaves nothing of ours on the host, whoever put it there, but for the taps of guests that are on no bridge. Every step runs.
 func (n *Network) teardown(ctx context.Context) error {
 	n.stopIdling()
 	n.checked = time.Time{}
 	errs := []error{n.stopDNS()}
 	taps, err := n.o.Host.Taps(n.o.Bridge)
-	errs = append(errs, err)
-	for _, tap := range taps {
-		errs = append(errs, n.o.Host.DeleteLink(ctx, tap))
-	}
+	errs = append(errs, err, n.deleteTaps(ctx, taps, nil))
 	errs = append(errs, n.restoreForwarding(ctx), n.o.Host.DeleteLink(ctx, n.o.Bridge), n.o.Host.ApplyRules(ctx, host.Rules{Bridge: n.o.Bridge, Remove: true}))
 	return errors.Join(errs...)
 }

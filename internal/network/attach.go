@@ -132,6 +132,7 @@ func (n *Network) Detach(ctx context.Context, g Guest) error {
 func (n *Network) drop(ctx context.Context, g Guest) error {
 	err := n.o.Host.DeleteLink(ctx, g.tap())
 	delete(n.guests, g.ID)
+	delete(n.anonymous, g.ID)
 	if len(n.guests) == 0 && n.o.Linger > 0 && !n.checked.IsZero() {
 		return errors.Join(err, n.linger(ctx))
 	}
@@ -172,12 +173,7 @@ func (n *Network) Set(ctx context.Context, wanted []Guest) error {
 	for _, g := range n.guests {
 		kept[g.tap()] = true
 	}
-	for _, tap := range taps {
-		if !kept[tap] {
-			errs = append(errs, n.o.Host.DeleteLink(ctx, tap))
-		}
-	}
-	errs = append(errs, n.apply(ctx))
+	errs = append(errs, n.deleteTaps(ctx, taps, kept), n.apply(ctx))
 	for id, g := range n.guests {
 		if _, known := before[id]; !known && g.Joined {
 			errs = append(errs, n.join(ctx, g))

@@ -132,8 +132,9 @@ type Network struct {
 	o    Options
 	lock keylock.Locks // one key: the following, and the host's state, change together
 
-	guests map[string]Guest // on the bridge, by id
-	dns    *dns.Server      // nil while there is no bridge
+	guests    map[string]Guest  // on the bridge, by id
+	anonymous map[string]string // taps of those of AttachAnonymous, by id
+	dns       *dns.Server       // nil while there is no bridge
 	// checked is when the bridge and others' forwarding were looked at last, and planned what came of it; zero: not yet.
 	checked    time.Time
 	planned    forwarding
@@ -153,7 +154,7 @@ func New(o Options) *Network {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Network{o: o, guests: map[string]Guest{}}
+	return &Network{o: o, guests: map[string]Guest{}, anonymous: map[string]string{}}
 }
 
 // hold takes the network's lock.

@@ -216,6 +216,35 @@ func TestRecordOfAnotherBoot(t *testing.T) {
 	}
 }
 
+// TestAnonymousTapStays: the build of a template goes on while the last guest on the bridge goes, and its Firecracker's tap is still there.
+func TestAnonymousTapStays(t *testing.T) {
+	needsRoot(t)
+	w := newWorld(t)
+	n := New(w.o)
+	builder := Guest{ID: idB, Kind: api.NetBridge, MAC: MACFor(idB).String()}
+	alone, err := n.AttachAnonymous(t.Context(), builder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := Guest{ID: idA, Name: "a", Kind: api.NetBridge, MAC: MACFor(idA).String(), IP: netip.MustParseAddr("10.213.0.2")}
+	link, err := n.Attach(t.Context(), a, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(alone.Close(), link.Close(), n.Detach(t.Context(), a), n.Set(t.Context(), nil)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := net.InterfaceByName(builder.tap()); err != nil {
+		t.Error(err)
+	}
+	if err := n.Detach(t.Context(), builder); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := net.InterfaceByName(builder.tap()); err == nil {
+		t.Error("the tap is left")
+	}
+}
+
 // TestLinger: what was made for the last guest stays a while for the next one, but its own part goes at once.
 func TestLinger(t *testing.T) {
 	needsRoot(t)
