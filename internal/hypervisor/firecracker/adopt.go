@@ -62,7 +62,7 @@ func (i *instance) takeUp(ctx context.Context, p host.Process) error {
 	if state == stateNotStarted || state == statePaused && note != nil && !note.Ran {
 		return api.Errorf(api.CodeConflict, "its start was cut off")
 	}
-	i.setStanding(state == statePaused)
+	i.standing.Store(state == statePaused)
 	return i.takeUpDrives(ctx, ps)
 }
 

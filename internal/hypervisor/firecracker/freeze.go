@@ -144,7 +144,7 @@ func (fz *freeze) standStill(ctx context.Context) error {
 		return err
 	}
 	stopped := time.Now()
-	i.setStanding(true)
+	i.standing.Store(true)
 	fz.Passed(hypervisor.StageStand)
 	// Saving its state changes the guest's memory: devices finish what they have begun.
 	var err error

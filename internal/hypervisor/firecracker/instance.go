@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"banger/api"
@@ -26,19 +27,21 @@ type instance struct {
 	image memory.ImageID
 	// lease is the use of a memory image; nil for a guest that was booted, or that an earlier daemon thawed.
 	lease *memory.Lease
-	// turn is filled while a freeze, a pause, a resume or a change of a drive is under way.
-	turn chan struct{}
+	// turn is taken while a freeze, a pause, a resume or a change of a drive is under way.
+	turn vmm.Turn
 
 	// life ends when the guest is gone for good or we let go of it; its cause tells which.
 	life   context.Context
 	finish context.CancelCauseFunc
+
+	// standing: it was us who stopped the guest.
+	standing atomic.Bool
 
 	// mu protects the following. Nothing that blocks happens under it.
 	mu       sync.Mutex
 	ps       *process
 	off      bool // the guest has said that it is off
 	killed   bool // by us
-	standing bool // by us
 	conns    map[*conn]struct{}
 	oomKills uint64 // the host's count when we took the VMM up
 }
@@ -47,7 +50,7 @@ func newInstance(h *Hypervisor, m hypervisor.Machine, record hypervisor.Record) 
 	life, finish := context.WithCancelCause(context.Background())
 	return &instance{
 		h: h, m: m, record: record, life: life, finish: finish, queue: vmm.NewEvents(),
-		oomKills: vmm.OOMKills(), turn: make(chan struct{}, 1), conns: map[*conn]struct{}{},
+		oomKills: vmm.OOMKills(), turn: vmm.NewTurn(life), conns: map[*conn]struct{}{},
 	}
 }
 
@@ -177,17 +180,17 @@ func (i *instance) over(e vmm.Exit) {
 
 // again boots the guest that has just rebooted, in a Firecracker of its own.
 func (i *instance) again() error {
-	if err := i.takeTurn(i.life); err != nil {
+	if err := i.turn.Take(i.life); err != nil {
 		return err
 	}
-	defer i.endTurn()
+	defer i.turn.End()
 	ctx, cancel := context.WithTimeout(i.life, time.Minute)
 	defer cancel()
 	// What the guest had written lies in its present layers.
 	if err := i.h.Clean(ctx, i.m); err != nil {
 		return err
 	}
-	i.setStanding(false)
+	i.standing.Store(false)
 	i.lease.Release()
 	i.lease, i.image = nil, memory.ImageID{}
 	if err := i.launch(ctx, i.boot); err != nil {
@@ -198,25 +201,11 @@ func (i *instance) again() error {
 	return nil
 }
 
-// takeTurn keeps freezes, pauses and resumes of one guest apart.
-func (i *instance) takeTurn(ctx context.Context) error {
-	select {
-	case i.turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-i.life.Done():
-		return context.Cause(i.life)
-	}
-}
-
-func (i *instance) endTurn() { <-i.turn }
-
 // do runs one conversation with the present Firecracker, with the turn taken.
 func (i *instance) do(ctx context.Context, what string, f func(ctx context.Context, ps *process) error) error {
-	err := i.takeTurn(ctx)
+	err := i.turn.Take(ctx)
 	if err == nil {
-		defer i.endTurn()
+		defer i.turn.End()
 		ps := i.current()
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
@@ -235,10 +224,10 @@ func (i *instance) do(ctx context.Context, what string, f func(ctx context.Conte
 // Pause stops the guest's CPUs.
 func (i *instance) Pause(ctx context.Context) error {
 	return i.do(ctx, "pause", func(ctx context.Context, ps *process) error {
-		before := i.setStanding(true)
+		before := i.standing.Swap(true)
 		err := ps.api.pause(ctx)
 		if err != nil {
-			i.setStanding(before)
+			i.standing.Store(before)
 		}
 		return err
 	})
@@ -267,25 +256,13 @@ func (i *instance) goOn(ctx context.Context, ps *process) error {
 		return err
 	}
 	ps.reset = false
-	i.setStanding(false)
+	i.standing.Store(false)
 	i.hangUp()
 	return nil
 }
 
 // Standing reports whether it was us who stopped the guest, an earlier daemon included.
-func (i *instance) Standing() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.standing
-}
-
-// setStanding returns what it was.
-func (i *instance) setStanding(v bool) (before bool) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	before, i.standing = i.standing, v
-	return before
-}
+func (i *instance) Standing() bool { return i.standing.Load() }
 
 // SetLink plugs the host's end of the guest's network cable in or out: the guest's end has no state that it could see.
 func (i *instance) SetLink(_ context.Context, up bool) error {

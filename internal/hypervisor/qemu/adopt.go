@@ -112,9 +112,7 @@ func (i *instance) takeUp(ctx context.Context, c *qmp.Client, state string, adop
 	case "paused", "save-vm":
 		if adopting {
 			// By whom is not known here.
-			i.mu.Lock()
-			i.standing = true
-			i.mu.Unlock()
+			i.standing.Store(true)
 			return nil
 		}
 		if !i.Standing() {

@@ -87,7 +87,7 @@ func (i *instance) onMigration(e qmp.Event) {
 func (i *instance) onStop(at time.Time) {
 	i.mu.Lock()
 	i.stoppedAt = at
-	reason, ours := i.ioReason, i.standing
+	reason, ours := i.ioReason, i.standing.Load()
 	i.mu.Unlock()
 	if ours {
 		return
@@ -121,7 +121,8 @@ func (i *instance) pausedBy(reason string, at time.Time) {
 func (i *instance) onResume(at time.Time) {
 	i.mu.Lock()
 	was := i.paused
-	i.paused, i.standing, i.ioReason = false, false, ""
+	i.paused, i.ioReason = false, ""
+	i.standing.Store(false)
 	i.resumedAt = at
 	i.mu.Unlock()
 	if was {

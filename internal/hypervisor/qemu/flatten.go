@@ -43,12 +43,12 @@ func (i *instance) flatten(ctx context.Context, n int, base string) error {
 		err = flush(j.file)
 	}
 	if err == nil {
-		err = i.takeTurn(ctx)
+		err = i.turn.Take(ctx)
 	}
 	if err != nil {
 		return errors.Join(err, i.dropJob(ctx, c, j))
 	}
-	defer i.endTurn()
+	defer i.turn.End()
 	ctx, cancel := toTheEnd(ctx)
 	defer cancel()
 	select {
@@ -74,10 +74,10 @@ func (i *instance) flatten(ctx context.Context, n int, base string) error {
 
 // beginFlatten starts the job; there is none when the drive lies on base already.
 func (i *instance) beginFlatten(ctx context.Context, n int, base string) (*qmp.Client, *job, error) {
-	if err := i.takeTurn(ctx); err != nil {
+	if err := i.turn.Take(ctx); err != nil {
 		return nil, nil, err
 	}
-	defer i.endTurn()
+	defer i.turn.End()
 	c := i.currentControl()
 	if c == nil {
 		return nil, nil, qmp.ErrClosed

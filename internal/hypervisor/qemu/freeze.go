@@ -28,10 +28,10 @@ const stillTimeout = 5 * time.Minute
 // reserved, the copy's memory is there, disks are flushed. What is left for the standstill: QEMU's own flush, device
 // state, copying pages, and last the switch to the new layers, which happens wholly or not at all.
 func (i *instance) Freeze(ctx context.Context, f hypervisor.Freeze) (hypervisor.FreezeResult, error) {
-	if err := i.takeTurn(ctx); err != nil {
+	if err := i.turn.Take(ctx); err != nil {
 		return hypervisor.FreezeResult{}, i.h.wrap(&i.m, "freeze", err)
 	}
-	defer i.endTurn()
+	defer i.turn.End()
 	if err := i.interruptJobs(ctx); err != nil {
 		return hypervisor.FreezeResult{}, i.h.wrap(&i.m, "freeze", err)
 	}
@@ -88,7 +88,7 @@ func (fz *freeze) do(ctx context.Context) (hypervisor.FreezeResult, error) {
 		err = errors.Join(err, i.goOn())
 	}
 	if err != nil && fz.stood {
-		i.setStanding(before)
+		i.standing.Store(before)
 	}
 	return res, err
 }
@@ -228,9 +228,9 @@ func flush(path string) error {
 // standStill is from the guest's stop to its going on.
 func (fz *freeze) standStill(ctx context.Context) error {
 	c := fz.c
-	stood := fz.i.setStanding(true)
+	stood := fz.i.standing.Swap(true)
 	if fz.stood && fz.Resume {
-		defer fz.i.setStanding(stood) // whoever stopped it lets it go on
+		defer fz.i.standing.Store(stood) // whoever stopped it lets it go on
 	}
 	if !fz.stood {
 		if err := c.BeginStop().Wait(ctx, nil); err != nil {

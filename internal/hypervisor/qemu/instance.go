@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"banger/internal/host"
@@ -31,8 +32,8 @@ type instance struct {
 	memory string
 	// lease is the use of a memory image; nil for a guest that was booted, or that an earlier daemon thawed.
 	lease *memory.Lease
-	// turn is filled while a freeze, a pause or a resume is under way, and while a flattening begins or ends.
-	turn chan struct{}
+	// turn is taken while a freeze, a pause or a resume is under way, and while a flattening begins or ends.
+	turn vmm.Turn
 	// places is nil until a freeze has asked; the turn protects it.
 	places *places
 
@@ -40,13 +41,15 @@ type instance struct {
 	life   context.Context
 	finish context.CancelCauseFunc
 
+	// standing: it was us who stopped the guest. QEMU's RESUME, in onResume, ends it.
+	standing atomic.Bool
+
 	// mu protects the following. Nothing that blocks happens under it.
 	mu                   sync.Mutex
 	control              *qmp.Client
 	off                  bool        // the guest has said that it powers off
 	killed               bool        // by us
 	paused               bool        // by QEMU
-	standing             bool        // by us
 	migrated             chan string // while a state is being loaded
 	stoppedAt, resumedAt time.Time
 	ioReason             string
@@ -58,7 +61,7 @@ func newInstance(h *Hypervisor, m hypervisor.Machine, p host.Process, log *vmm.L
 	life, finish := context.WithCancelCause(context.Background())
 	i := &instance{
 		h: h, m: m, p: p, log: log, memory: memory, life: life, finish: finish,
-		queue: vmm.NewEvents(), oomKills: vmm.OOMKills(), turn: make(chan struct{}, 1),
+		queue: vmm.NewEvents(), oomKills: vmm.OOMKills(), turn: vmm.NewTurn(life),
 	}
 	i.guest = vmm.NewChannel(life, agentSocket(&m), p.PID, h.epoch)
 	return i
@@ -102,10 +105,10 @@ func (i *instance) GrowDrive(ctx context.Context, serial string, bytes int64) er
 }
 
 func (i *instance) grow(ctx context.Context, n int, bytes int64) error {
-	if err := i.takeTurn(ctx); err != nil {
+	if err := i.turn.Take(ctx); err != nil {
 		return err
 	}
-	defer i.endTurn()
+	defer i.turn.End()
 	if err := i.interruptJobs(ctx); err != nil { // one that copies keeps the size as it is
 		return err
 	}

@@ -8,30 +8,16 @@ import (
 	"banger/internal/hypervisor/qemu/qmp"
 )
 
-// takeTurn keeps freezes, pauses and resumes of one guest apart.
-func (i *instance) takeTurn(ctx context.Context) error {
-	select {
-	case i.turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-i.life.Done():
-		return context.Cause(i.life)
-	}
-}
-
-func (i *instance) endTurn() { <-i.turn }
-
 // Pause stops the guest's CPUs.
 func (i *instance) Pause(ctx context.Context) error {
-	if err := i.takeTurn(ctx); err != nil {
+	if err := i.turn.Take(ctx); err != nil {
 		return i.h.wrap(&i.m, "pause", err)
 	}
-	defer i.endTurn()
-	before := i.setStanding(true)
+	defer i.turn.End()
+	before := i.standing.Swap(true)
 	err := i.do(ctx, func(c *qmp.Client) error { return c.BeginStop().Wait(ctx, nil) })
 	if err != nil {
-		i.setStanding(before)
+		i.standing.Store(before)
 		return i.h.wrap(&i.m, "pause", err)
 	}
 	return nil
@@ -39,10 +25,10 @@ func (i *instance) Pause(ctx context.Context) error {
 
 // Resume lets them go on.
 func (i *instance) Resume(ctx context.Context) error {
-	if err := i.takeTurn(ctx); err != nil {
+	if err := i.turn.Take(ctx); err != nil {
 		return i.h.wrap(&i.m, "resume", err)
 	}
-	defer i.endTurn()
+	defer i.turn.End()
 	if !i.Standing() {
 		return nil
 	}
@@ -53,24 +39,12 @@ func (i *instance) Resume(ctx context.Context) error {
 }
 
 // Standing reports whether it was us who stopped the guest, an earlier daemon included.
-func (i *instance) Standing() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.standing
-}
-
-// setStanding returns what it was. RESUME, in onResume, ends it.
-func (i *instance) setStanding(v bool) (before bool) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	before, i.standing = i.standing, v
-	return before
-}
+func (i *instance) Standing() bool { return i.standing.Load() }
 
 // goOn lets the guest go on after a freeze that failed; a connection that broke meanwhile comes back, and whoever brings
 // it back lets a guest go on that is not to stand.
 func (i *instance) goOn() error {
-	i.setStanding(false)
+	i.standing.Store(false)
 	ctx, cancel := context.WithTimeout(i.life, adoptTimeout)
 	defer cancel()
 	for {

@@ -36,10 +36,10 @@ func (i *instance) resumeWhenRoom() {
 func (i *instance) tryOn() {
 	ctx, cancel := context.WithTimeout(i.life, adoptTimeout)
 	defer cancel()
-	if i.takeTurn(ctx) != nil {
+	if i.turn.Take(ctx) != nil {
 		return
 	}
-	defer i.endTurn()
+	defer i.turn.End()
 	if c := i.currentControl(); c != nil && !i.Standing() {
 		_ = c.Cont(ctx)
 	}

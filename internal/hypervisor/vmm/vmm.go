@@ -1,6 +1,8 @@
 // Package vmm is what all hypervisors have in common whose VMM is a process of its own with
 // unix sockets: handing those sockets over, the one session with the guest's agent, the
-// queue of events. The hypervisors (qemu, fake) import it, nobody else.
+// queue of events; how a guest is frozen and thawed as far as it is the same for all of them, the files
+// and stamp of what is frozen, and the words for a VMM's end. The hypervisors (qemu, firecracker,
+// fake) import it, nobody else.
 package vmm
 
 import (
