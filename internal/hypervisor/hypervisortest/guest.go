@@ -185,6 +185,17 @@ func exec(ctx context.Context, r *running, spec api.ExecSpec) (api.ExecResult, e
 	}
 }
 
+// wantQuiet sees that nothing has happened that was not asked for: a guest that has reset by itself is told from one that does
+// not reset when it is asked to.
+func (r *running) wantQuiet(t *testing.T) {
+	t.Helper()
+	select {
+	case e, ok := <-r.events:
+		t.Fatalf("event %+v (%v), which nobody has asked for", e, ok)
+	default:
+	}
+}
+
 // shutdown asks the guest to end; the answer may be lost with the guest.
 func shutdown(t *testing.T, r *running, reboot bool) {
 	t.Helper()

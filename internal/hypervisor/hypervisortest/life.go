@@ -136,6 +136,7 @@ func testReset(t *testing.T, r *running, before agentapi.Health) {
 		t.Fatal(err)
 	}
 	defer open.Close()
+	r.wantQuiet(t)
 	shutdown(t, r, true)
 	r.want(t, hypervisor.EventReset)
 	ended := make(chan error, 1)

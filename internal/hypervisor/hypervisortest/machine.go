@@ -18,7 +18,7 @@ func (l *Lab) Machine(t testing.TB) hypervisor.Machine {
 	l.Dir(t)
 	m := hypervisor.Machine{
 		CPUs: 1, MemoryBytes: 256 << 20,
-		Kernel: l.kernel, Initramfs: l.initramfs, Cmdline: "quiet net.ifnames=0 reboot=acpi",
+		Kernel: l.kernel, Initramfs: l.initramfs, Cmdline: "quiet net.ifnames=0",
 	}
 	top := l.Place(t, &m)
 	root, work := filepath.Join(top, "root"), filepath.Join(top, "work")
