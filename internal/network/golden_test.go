@@ -6,6 +6,7 @@ import (
 	"flag"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -148,4 +149,66 @@ func TestAttachThatFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestGuestsComeAndGoByTheSets: what a change of guests alone leaves is what writing all rules would have; chains are left alone. Where
+// the rules are gone meanwhile, all are written.
+func TestGuestsComeAndGoByTheSets(t *testing.T) {
+	w := newWorld(t)
+	subnet := netip.MustParsePrefix("10.213.0.0/16")
+	with := func(pins ...host.Pin) host.Rules {
+		return host.Rules{Bridge: "banger0", Subnet: subnet, DNS: netip.AddrPortFrom(gateway(subnet), 53), Guests: pins}
+	}
+	t.Cleanup(func() { _ = w.host.ApplyRules(context.Background(), host.Rules{Bridge: "banger0", Remove: true}) })
+	pins := twoPins()
+	moved := pins[1]
+	moved.IP = netip.MustParseAddr("10.213.0.9")
+	const mark = "table inet banger {\n\tchain sign {\n\t}\n}\n"
+	for _, c := range []struct {
+		what      string
+		before    string // text for nft
+		wanted    host.Rules
+		byTheSets bool
+	}{
+		{"the first", "", with(pins[0]), false},
+		{"one more", mark, with(pins...), true},
+		{"another address", "", with(pins[0], moved), true},
+		{"none left", "", with(), true},
+		{"both at once", "", with(pins...), true},
+		{"the rules were flushed", "flush ruleset\n", with(pins[1]), false},
+		{"a set was flushed", mark + "flush set bridge banger arps\n", with(pins[0]), false},
+		{"another bridge's DNS", mark, host.Rules{Bridge: "banger0", Subnet: subnet, DNS: netip.AddrPortFrom(gateway(subnet), 5300), Guests: pins}, false},
+	} {
+		if err := nft(t.Context(), c.before); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.host.ApplyRules(t.Context(), c.wanted); err != nil {
+			t.Fatalf("%s: %v", c.what, err)
+		}
+		got := listRules(t)
+		if marked := strings.Contains(got, "chain sign"); marked != c.byTheSets {
+			t.Errorf("%s: by the sets: %v", c.what, marked)
+		}
+		if err := nft(t.Context(), c.wanted.Text()); err != nil {
+			t.Fatal(err)
+		}
+		if want := listRules(t); strings.Replace(got, "\n\tchain sign {\n\t}\n", "", 1) != want {
+			t.Errorf("%s: got\n%s\nwant\n%s", c.what, got, want)
+		}
+		if c.byTheSets {
+			if err := nft(t.Context(), mark); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// listRules is the packet filter with all elements of its sets.
+func listRules(t *testing.T) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "nft", "--numeric", "list", "ruleset").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return string(out)
 }

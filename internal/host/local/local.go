@@ -4,8 +4,8 @@ package local
 
 import "fmt"
 
-// Host is the machine that banger runs on. Its parts hold no state that
-// outlives a call except the children that this process must reap.
+// Host is the machine that banger runs on. Its parts hold no state that outlives a call except the children that
+// this process must reap, and which packet filter rules it has just written.
 type Host struct {
 	processes // process*.go
 	networks  // network*.go
@@ -25,5 +25,5 @@ func NewFor(uid int) *Host {
 // New returns the machine. It touches nothing yet.
 func New() *Host {
 	ps := newProcesses()
-	return &Host{processes: ps, jails: jails{processes: ps, group: jailCgroup}}
+	return &Host{processes: ps, networks: networks{&applied{last: map[string]appliedRules{}}}, jails: jails{processes: ps, group: jailCgroup}}
 }

@@ -21,7 +21,10 @@ import (
 )
 
 // networks implements host.Networks. Its zero value is ready.
-type networks struct{}
+type networks struct {
+	// applied is nil where every change of rules is to write them all.
+	applied *applied
+}
 
 // tunDevice makes taps.
 const tunDevice = "/dev/net/tun"
