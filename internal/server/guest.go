@@ -110,7 +110,7 @@ func (s *Server) logs(c *call) error {
 	if q.Offset >= 0 && q.Tail >= 0 {
 		return api.Errorf(api.CodeInvalid, "offset and tail exclude each other")
 	}
-	r, offset, err := s.VMs.Logs(c.ctx, c.ref(), q)
+	r, offset, err := s.VMs.Logs.Read(c.ctx, c.ref(), q)
 	if err != nil {
 		return err
 	}

@@ -49,15 +49,15 @@ func depth(layers map[string]store.Layer, vm api.VM) int {
 }
 
 // planShort says how chains of at least so many layers are made short; nothing where they are, or the host's disk has no room for it.
-func (s *Service) planShort(vm api.VM, layers map[string]store.Layer, least int) []shortening {
+func (c *chains) planShort(vm api.VM, layers map[string]store.Layer, least int) []shortening {
 	var plans []shortening
 	for _, t := range topsOf(vm) {
 		chain := chainOf(layers, t.layer)
 		if len(chain) < least {
 			continue
 		}
-		plan := s.planDisk(vm, t, chain)
-		if free, err := disk.Free(s.Paths.State); err == nil && plan.bytes+shortenRoom < free {
+		plan := c.planDisk(vm, t, chain)
+		if free, err := disk.Free(c.paths.State); err == nil && plan.bytes+shortenRoom < free {
 			plans = append(plans, plan)
 		}
 	}
@@ -67,24 +67,24 @@ func (s *Service) planShort(vm api.VM, layers map[string]store.Layer, least int)
 // shortenRoom is what must be free on the host beside what is copied: guests stop on a full disk.
 const shortenRoom = 256 << 20
 
-func (s *Service) planDisk(vm api.VM, t top, chain []store.Layer) shortening {
+func (c *chains) planDisk(vm api.VM, t top, chain []store.Layer) shortening {
 	plan := shortening{top: t}
 	sizes := make([]int64, len(chain))
 	for n, l := range chain {
-		sizes[n] = used(s.Layers.Path(l.ID))
+		sizes[n] = used(c.layers.Path(l.ID))
 	}
 	n := mergeCount(sizes)
-	if n == len(chain) && !s.backend(vm).OneFormat() {
+	if n == len(chain) && !c.machines.backend(vm).OneFormat() {
 		n-- // the lowest layer is a whole disk, in another format
 	}
 	for _, size := range sizes[:n] {
 		plan.bytes += size
 	}
 	if n < len(chain) {
-		plan.to, plan.base = chain[n].ID, s.Layers.Path(chain[n].ID)
+		plan.to, plan.base = chain[n].ID, c.layers.Path(chain[n].ID)
 		return plan
 	}
-	plan.base = s.belowLayers(vm, t.kind)
+	plan.base = c.belowLayers(vm, t.kind)
 	return plan
 }
 
@@ -103,16 +103,16 @@ func mergeCount(sizes []int64) int {
 }
 
 // belowLayers is what all of a VM's disk lies on in the end; empty for nothing.
-func (s *Service) belowLayers(vm api.VM, kind store.LayerKind) string {
+func (c *chains) belowLayers(vm api.VM, kind store.LayerKind) string {
 	r := vm.Runtime
 	base := ""
 	switch {
 	case kind == store.LayerRoot && r.RootTemplateID != "":
-		base = s.Paths.Template(r.RootTemplateID).Root()
+		base = c.paths.Template(r.RootTemplateID).Root()
 	case kind == store.LayerRoot:
-		base = s.Images.RootPath(r.ImageDigest)
+		base = c.images.RootPath(r.ImageDigest)
 	case r.WorkTemplateID != "":
-		base = s.Paths.Template(r.WorkTemplateID).Work()
+		base = c.paths.Template(r.WorkTemplateID).Work()
 	default:
 		return ""
 	}
@@ -123,10 +123,10 @@ func (s *Service) belowLayers(vm api.VM, kind store.LayerKind) string {
 }
 
 // layerRecords are all layers, for a chain's sake only: who cannot read them makes none short.
-func (s *Service) layerRecords(ctx context.Context) map[string]store.Layer {
-	layers, err := s.Store.Layers(ctx)
+func (c *chains) layerRecords(ctx context.Context) map[string]store.Layer {
+	layers, err := c.store.Layers(ctx)
 	if err != nil {
-		s.Log.Warn("cannot read the layers", "error", err)
+		c.log.Warn("cannot read the layers", "error", err)
 	}
 	return layers
 }

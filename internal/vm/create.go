@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 
 	"banger/api"
-	"banger/internal/backend"
 	"banger/internal/durable"
 	"banger/internal/guest/ssh"
 	"banger/internal/network"
@@ -172,17 +171,6 @@ func (s *Service) forHost(ctx context.Context, spec api.VMSpec) (api.VMSpec, err
 		return spec, api.Errorf(api.CodeInvalid, "%d CPUs asked for, but %s allows %d here", spec.CPUs, b.Name(), most)
 	}
 	return spec, s.checkHost(spec)
-}
-
-// backend is the one that a VM was created with. A VM of one that this daemon does not know is refused by
-// machineOf, and its files are deleted as any are.
-func (s *Service) backend(vm api.VM) backend.Backend {
-	b, err := s.Backends.Get(vm.Spec.Hypervisor)
-	if err != nil {
-		all := s.Backends.All()
-		return all[len(all)-1]
-	}
-	return b
 }
 
 func (s *Service) checkHost(spec api.VMSpec) error {

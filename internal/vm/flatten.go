@@ -2,9 +2,15 @@ package vm
 
 import (
 	"context"
+	"log/slog"
+	"sync"
 	"time"
 
 	"banger/api"
+	"banger/internal/config"
+	"banger/internal/image"
+	"banger/internal/layer"
+	"banger/internal/store"
 )
 
 // How long after a point its VM's chains are looked at, when what was thawed from it should be up; and how long a further point
@@ -13,6 +19,27 @@ const (
 	shortenAfter = 2 * time.Second
 	shortenWait  = 2 * time.Second
 )
+
+// chains keeps the chains of layers short that VMs' disks lie on.
+type chains struct {
+	store    *store.Store
+	records  *Records
+	locks    *vmLocks
+	machines *machines
+	layers   *layer.Service
+	images   *image.Service
+	alive    func(id string) (*liveVM, bool)
+	life     *background
+	paths    config.Paths
+	log      *slog.Logger
+	now      func() time.Time
+
+	// mu protects the following. Nothing waits while holding it.
+	mu sync.Mutex
+	// flattenings are under way, flattenDue are to come; by VM.
+	flattenings map[string]*flattening
+	flattenDue  map[string]bool
+}
 
 // flattening is one VM's chains being made short, in the background: without the VM's lock, so that nobody waits for it.
 type flattening struct {
@@ -24,19 +51,19 @@ type flattening struct {
 	settled bool
 }
 
-// flattenLater makes a VM's chains short that have at least so many layers, some time after now. Another call meanwhile changes
+// later makes a VM's chains short that have at least so many layers, some time after now. Another call meanwhile changes
 // nothing: points that follow one another closely must not put it off for ever.
-func (s *Service) flattenLater(id string, least int) {
-	s.mu.Lock()
-	due := s.flattenDue[id]
-	s.flattenDue[id] = true
-	s.mu.Unlock()
+func (c *chains) later(id string, least int) {
+	c.mu.Lock()
+	due := c.flattenDue[id]
+	c.flattenDue[id] = true
+	c.mu.Unlock()
 	if !due {
-		s.life.do(func(ctx context.Context) { s.flattenWhenDue(ctx, id, least) })
+		c.life.do(func(ctx context.Context) { c.whenDue(ctx, id, least) })
 	}
 }
 
-func (s *Service) flattenWhenDue(ctx context.Context, id string, least int) {
+func (c *chains) whenDue(ctx context.Context, id string, least int) {
 	timer := time.NewTimer(shortenAfter)
 	defer timer.Stop()
 	select {
@@ -44,82 +71,82 @@ func (s *Service) flattenWhenDue(ctx context.Context, id string, least int) {
 	case <-ctx.Done():
 		return
 	}
-	s.mu.Lock()
-	delete(s.flattenDue, id)
-	s.mu.Unlock()
-	err := s.locks.with(ctx, id, func() error {
-		vm, err := s.Store.VM(ctx, id)
-		l, alive := s.vmAlive(id)
+	c.mu.Lock()
+	delete(c.flattenDue, id)
+	c.mu.Unlock()
+	err := c.locks.with(ctx, id, func() error {
+		vm, err := c.store.VM(ctx, id)
+		l, alive := c.alive(id)
 		if err == nil && alive {
-			s.beginFlattening(ctx, vm, l, least)
+			c.begin(ctx, vm, l, least)
 		}
 		return err
 	})
 	if err != nil && ctx.Err() == nil && api.CodeOf(err) != api.CodeNotFound {
-		s.Log.Warn("cannot look at the layers of a VM", "vm", id, "error", err)
+		c.log.Warn("cannot look at the layers of a VM", "vm", id, "error", err)
 	}
 }
 
-// beginFlattening begins, unless there is nothing to be done or it is under way. Called with the VM's lock held.
-func (s *Service) beginFlattening(ctx context.Context, vm api.VM, l *liveVM, least int) *flattening {
-	s.mu.Lock()
-	f := s.flattenings[vm.ID]
-	s.mu.Unlock()
+// begin begins, unless there is nothing to be done or it is under way. Called with the VM's lock held.
+func (c *chains) begin(ctx context.Context, vm api.VM, l *liveVM, least int) *flattening {
+	c.mu.Lock()
+	f := c.flattenings[vm.ID]
+	c.mu.Unlock()
 	if f != nil {
 		return f
 	}
-	plans := s.planShort(vm, s.layerRecords(ctx), least)
+	plans := c.planShort(vm, c.layerRecords(ctx), least)
 	if len(plans) == 0 {
 		return nil
 	}
-	life, cancel := context.WithCancel(s.life.ctx)
+	life, cancel := context.WithCancel(c.life.ctx)
 	f = &flattening{id: vm.ID, plans: plans, cancel: cancel, done: make(chan struct{})}
-	s.mu.Lock()
-	s.flattenings[vm.ID] = f
-	s.mu.Unlock()
-	s.life.do(func(ctx context.Context) {
+	c.mu.Lock()
+	c.flattenings[vm.ID] = f
+	c.mu.Unlock()
+	c.life.do(func(ctx context.Context) {
 		defer cancel()
-		s.flatten(life, vm, l, f)
+		c.flatten(life, vm, l, f)
 		close(f.done)
-		err := s.locks.with(ctx, f.id, func() error { return s.settleFlattening(ctx, f) })
+		err := c.locks.with(ctx, f.id, func() error { return c.settle(ctx, f) })
 		if err != nil && ctx.Err() == nil {
-			s.Log.Warn("cannot record that chains are short", "vm", f.id, "error", err)
+			c.log.Warn("cannot record that chains are short", "vm", f.id, "error", err)
 		}
 	})
 	return f
 }
 
 // flatten carries the plans out.
-func (s *Service) flatten(ctx context.Context, vm api.VM, l *liveVM, f *flattening) {
+func (c *chains) flatten(ctx context.Context, vm api.VM, l *liveVM, f *flattening) {
 	for n := range f.plans {
 		p := &f.plans[n]
-		begin := s.Now()
+		begin := c.now()
 		err := l.instance.Flatten(ctx, p.serial, p.base)
-		if api.CodeOf(err) == api.CodeNotFound && p.to != "" && s.backend(vm).OneFormat() {
+		if api.CodeOf(err) == api.CodeNotFound && p.to != "" && c.machines.backend(vm).OneFormat() {
 			// A daemon before us has made it short, and died before it could record that.
-			p.to, p.base = "", s.belowLayers(vm, p.kind)
+			p.to, p.base = "", c.belowLayers(vm, p.kind)
 			err = l.instance.Flatten(ctx, p.serial, p.base)
 		}
 		if p.done = err == nil; p.done {
-			s.Log.Info("made a chain of layers short", "vm", vm.ID, "drive", p.serial, "bytes", p.bytes, "took", s.Now().Sub(begin))
+			c.log.Info("made a chain of layers short", "vm", vm.ID, "drive", p.serial, "bytes", p.bytes, "took", c.now().Sub(begin))
 		} else if code := api.CodeOf(err); code != api.CodeCancelled && ctx.Err() == nil && !l.isGone() {
-			s.Log.Warn("cannot make a chain of layers short", "vm", vm.ID, "drive", p.serial, "error", err)
+			c.log.Warn("cannot make a chain of layers short", "vm", vm.ID, "drive", p.serial, "error", err)
 		}
 	}
 }
 
-// settleFlattening records what one that is done has come to, and removes the layers that nothing lies on any more. Called
+// settle records what one that is done has come to, and removes the layers that nothing lies on any more. Called
 // with the VM's lock held. Until it is recorded, the record names more layers than the disk lies on, which does no harm.
-func (s *Service) settleFlattening(ctx context.Context, f *flattening) error {
+func (c *chains) settle(ctx context.Context, f *flattening) error {
 	if f.settled {
 		return nil
 	}
 	f.settled = true
-	s.mu.Lock()
-	delete(s.flattenings, f.id)
-	s.mu.Unlock()
+	c.mu.Lock()
+	delete(c.flattenings, f.id)
+	c.mu.Unlock()
 	changed := false
-	_, err := s.Records.update(ctx, f.id, func(vm *api.VM) ([]api.Event, error) {
+	_, err := c.records.update(ctx, f.id, func(vm *api.VM) ([]api.Event, error) {
 		changed = false
 		for _, now := range topsOf(*vm) {
 			for _, p := range f.plans {
@@ -139,21 +166,21 @@ func (s *Service) settleFlattening(ctx context.Context, f *flattening) error {
 	if err != nil || !changed {
 		return err
 	}
-	return s.Layers.Sweep(ctx)
+	return c.layers.Sweep(ctx)
 }
 
 // undisturbed ends whatever makes the VM's chains short, for who is about to make a point of it, and returns its record as it then is. It
 // waits only where the chain is so long that a further layer would cost every later start. l is nil for a VM without a VMM.
-func (s *Service) undisturbed(ctx context.Context, vm api.VM, l *liveVM) (api.VM, error) {
-	s.mu.Lock()
-	f := s.flattenings[vm.ID]
-	s.mu.Unlock()
+func (c *chains) undisturbed(ctx context.Context, vm api.VM, l *liveVM) (api.VM, error) {
+	c.mu.Lock()
+	f := c.flattenings[vm.ID]
+	c.mu.Unlock()
 	if f == nil && !onLayers(vm) {
 		return vm, nil // as most are: nothing is to be looked up
 	}
-	deep := depth(s.layerRecords(ctx), vm)
+	deep := depth(c.layerRecords(ctx), vm)
 	if f == nil && deep >= mustShorten && l != nil { // a suspended VM's are made short when it runs again
-		f = s.beginFlattening(ctx, vm, l, mustShorten)
+		f = c.begin(ctx, vm, l, mustShorten)
 	}
 	if f == nil {
 		return vm, nil
@@ -161,10 +188,10 @@ func (s *Service) undisturbed(ctx context.Context, vm api.VM, l *liveVM) (api.VM
 	if err := f.wait(ctx, deep); err != nil {
 		return vm, err
 	}
-	if err := s.settleFlattening(context.WithoutCancel(ctx), f); err != nil {
+	if err := c.settle(context.WithoutCancel(ctx), f); err != nil {
 		return vm, err
 	}
-	return s.Store.VM(ctx, vm.ID)
+	return c.store.VM(ctx, vm.ID)
 }
 
 func (f *flattening) wait(ctx context.Context, deep int) error {

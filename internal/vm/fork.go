@@ -20,7 +20,7 @@ func (s *Service) Fork(ctx context.Context, ref string, want api.VMFork) ([]api.
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := s.forkable(source); err != nil {
+	if _, err := s.points.forkable(source); err != nil {
 		return nil, nil, err
 	}
 	names := want.AllNames()
@@ -39,26 +39,6 @@ func (s *Service) Fork(ctx context.Context, ref string, want api.VMFork) ([]api.
 		return (&fork{Service: s, op: op, source: source, vms: vms, frozen: make(chan struct{})}).run(ctx)
 	})
 	return vms, op, nil
-}
-
-// forkable finds what runs for a VM of which a point can be made.
-func (s *Service) forkable(vm api.VM) (*liveVM, error) {
-	l, alive := s.vmAlive(vm.ID)
-	switch {
-	case vm.State != api.StateRunning && vm.State != api.StatePaused || !alive:
-		return nil, api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State).WithHint("banger vm start %s", vm.Name)
-	case !vm.Ready:
-		return nil, api.Errorf(api.CodeNotReady, "the guest of VM %s is not ready", vm.Name).WithHint("banger vm logs --console %s", vm.Name)
-	}
-	return l, asSpecified(vm)
-}
-
-// asSpecified refuses a VM whose frozen state would not go with its record.
-func asSpecified(vm api.VM) error {
-	if len(vm.Pending) == 0 {
-		return nil
-	}
-	return api.Errorf(api.CodeConflict, "VM %s has not taken up its new CPUs or memory yet", vm.Name).WithHint("banger vm restart %s", vm.Name)
 }
 
 // newFork is the record of a fork that is yet to be made.

@@ -47,7 +47,7 @@ func (k *fork) run(ctx context.Context) error {
 		defer unlock()
 		k.op.Undo("lock", func(context.Context) error { unlock(); return nil })
 	}
-	dir, err := k.tempDir("fork-*")
+	dir, err := k.points.tempDir("fork-*")
 	if err != nil {
 		return err
 	}
@@ -58,14 +58,6 @@ func (k *fork) run(ctx context.Context) error {
 	}
 	k.op.Keep()
 	return nil
-}
-
-// tempDir makes a directory that is gone after the daemon's next start at the latest.
-func (s *Service) tempDir(pattern string) (string, error) {
-	if err := os.MkdirAll(s.Paths.Temp(), 0o700); err != nil {
-		return "", err
-	}
-	return os.MkdirTemp(s.Paths.Temp(), pattern)
 }
 
 // make holds the source's lock until the source is on its own again.
@@ -125,10 +117,10 @@ func (k *fork) prepare(ctx context.Context) (err error) {
 	if k.source, err = k.Store.VM(ctx, k.source.ID); err != nil {
 		return err
 	}
-	if k.live, err = k.forkable(k.source); err != nil {
+	if k.live, err = k.points.forkable(k.source); err != nil {
 		return err
 	}
-	if k.point, err = k.planPoint(ctx, k.source, k.live, k.dir); err != nil {
+	if k.point, err = k.points.plan(ctx, k.source, k.live, k.dir); err != nil {
 		return err
 	}
 	k.point.stage = k.op.Reached
@@ -148,7 +140,7 @@ func (k *fork) prepareForks(ctx context.Context) error {
 	var mu sync.Mutex
 	if err := k.each(2*runtime.NumCPU(), func(n int) error {
 		vm := k.vms[n]
-		if err := k.makeDirs(vm); err != nil {
+		if err := k.machines.makeDirs(vm); err != nil {
 			return err
 		}
 		private, public, err := ssh.NewHostKey()
@@ -170,10 +162,10 @@ func (k *fork) prepareForks(ctx context.Context) error {
 		vm := k.vms[n]
 		b := &boot{Service: k.Service, op: k.op, vm: vm}
 		k.boots[n] = b
-		if b.machine, err = k.machineOf(ctx, vm); err != nil {
+		if b.machine, err = k.machines.of(ctx, vm); err != nil {
 			return err
 		}
-		return errors.Join(k.makeTops(ctx, vm, k.point.point), k.KnownHosts.Pin(hostNames(vm), vm.Runtime.SSHHostKey), b.network(ctx))
+		return errors.Join(k.points.makeTops(ctx, vm, k.point.point), k.KnownHosts.Pin(hostNames(vm), vm.Runtime.SSHHostKey), b.network(ctx))
 	})
 }
 
@@ -230,7 +222,7 @@ func (k *fork) thaw(ctx context.Context, b *boot, first int32) error {
 	if len(k.boots) == 1 {
 		f.Stage = k.op.Stage
 	}
-	instance, err := k.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
+	instance, err := k.machines.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
 	if err != nil {
 		return err
 	}
@@ -253,7 +245,7 @@ func (k *fork) neverForked(ctx context.Context, b *boot, cause error) error {
 	if !errors.Is(context.Cause(ctx), errNeverReady) {
 		return cause
 	}
-	return api.Errorf(api.CodeNotReady, "the fork %s did not become ready in %s (%w); the end of its console:\n%s", b.vm.Name, k.ReadyTimeout, cause, k.consoleTail(b.vm.ID))
+	return api.Errorf(api.CodeNotReady, "the fork %s did not become ready in %s (%w); the end of its console:\n%s", b.vm.Name, k.ReadyTimeout, cause, consoleTail(k.Paths.VM(b.vm.ID)))
 }
 
 // freeze takes the point once the first VMMs wait for it; vmms ends when one of them has failed.

@@ -17,7 +17,7 @@ import (
 
 // freezing is a point being made of a running or paused VM:
 //
-//	f, err := s.planPoint(…)            // the layers have ids; records may name them
+//	f, err := points.plan(…)             // the layers have ids; records may name them
 //	defer f.close(ctx)                  // …and must, by then
 //	f.begin()                           // the layers are there: others' disks can be made on them
 //	f.moveOn(ctx)                       // the guest's new disks are there, and recorded
@@ -26,7 +26,7 @@ import (
 // All with the VM's lock held. The record is written before the guest moves on to its new disks. If the daemon ends in between, reconcile
 // asks the VMM which are in use; if the VMM ends too, the new ones are right in any case, for what lies below them is all that was ever written.
 type freezing struct {
-	*Service
+	*points
 	vm  api.VM // as it was before
 	l   *liveVM
 	dir string
@@ -42,38 +42,38 @@ type freezing struct {
 	memoryBytes int64
 }
 
-// planPoint prepares a point of vm, to be kept in dir, which exists, is empty, and is the caller's.
-func (s *Service) planPoint(ctx context.Context, vm api.VM, l *liveVM, dir string) (*freezing, error) {
-	vm, err := s.undisturbed(ctx, vm, l)
+// plan prepares a point of vm, to be kept in dir, which exists, is empty, and is the caller's.
+func (pt *points) plan(ctx context.Context, vm api.VM, l *liveVM, dir string) (*freezing, error) {
+	vm, err := pt.chains.undisturbed(ctx, vm, l)
 	if err != nil {
 		return nil, err
 	}
-	m, err := s.machineOf(ctx, vm)
+	m, err := pt.machines.of(ctx, vm)
 	if err != nil {
 		return nil, err
 	}
-	b := s.backend(vm)
+	b := pt.machines.backend(vm)
 	stamp, err := b.Hypervisor.Stamp(ctx, m)
 	if err != nil {
 		return nil, err
 	}
 	r := vm.Runtime
-	f := &freezing{Service: s, vm: vm, l: l, dir: dir, point: point{
-		Stamp: stamp, RootLayerID: s.names.newID(), WorkLayerID: s.names.newID(), RootTemplateID: r.RootTemplateID, WorkTemplateID: r.WorkTemplateID,
+	f := &freezing{points: pt, vm: vm, l: l, dir: dir, point: point{
+		Stamp: stamp, RootLayerID: pt.names.newID(), WorkLayerID: pt.names.newID(), RootTemplateID: r.RootTemplateID, WorkTemplateID: r.WorkTemplateID,
 		RootFormat: b.Driver(r.RootLayerID).Format(), WorkFormat: b.Driver(r.WorkLayerID).Format(),
 		Spec: vm.Spec, ImageDigest: r.ImageDigest, KernelDigest: r.KernelDigest,
 	}}
 	if r.Thawed {
 		f.point.TemplateID = r.RootTemplateID
 	}
-	f.release = s.Layers.Hold(f.point.RootLayerID, f.point.WorkLayerID)
+	f.release = pt.layers.Hold(f.point.RootLayerID, f.point.WorkLayerID)
 	return f, nil
 }
 
 // after is the VM as it will be.
 func (f *freezing) after() api.VM {
 	vm := f.vm
-	f.point.lieOn(&vm, f.Paths)
+	f.point.lieOn(&vm, f.paths)
 	return vm
 }
 
@@ -82,7 +82,7 @@ func (f *freezing) after() api.VM {
 func (f *freezing) begin() error {
 	f.pending = true
 	for n, t := range topsOf(f.after()) {
-		if err := f.Layers.Seal(t.layer, topsOf(f.vm)[n].path); err != nil {
+		if err := f.layers.Seal(t.layer, topsOf(f.vm)[n].path); err != nil {
 			return err
 		}
 	}
@@ -94,18 +94,18 @@ func (f *freezing) moveOn(ctx context.Context) error {
 	after := f.after()
 	var g errgroup.Group
 	g.Go(func() error { return f.makeTops(ctx, after, f.point) })
-	g.Go(f.Layers.Sync)
+	g.Go(f.layers.Sync)
 	if err := g.Wait(); err != nil {
 		return err
 	}
 	layers := []store.Layer{}
 	f.overlays = map[string]string{}
 	for n, t := range topsOf(after) {
-		layers = append(layers, store.Layer{ID: t.layer, Parent: topsOf(f.vm)[n].layer, Kind: t.kind, VMID: f.vm.ID, CreatedAt: f.Now()})
+		layers = append(layers, store.Layer{ID: t.layer, Parent: topsOf(f.vm)[n].layer, Kind: t.kind, VMID: f.vm.ID, CreatedAt: f.now()})
 		f.overlays[t.serial] = t.path
 	}
-	_, err := f.Store.AddLayers(ctx, layers, f.vm.ID, func(vm *api.VM) ([]api.Event, error) {
-		f.point.lieOn(vm, f.Paths)
+	_, err := f.store.AddLayers(ctx, layers, f.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		f.point.lieOn(vm, f.paths)
 		return nil, nil
 	})
 	return err
@@ -123,9 +123,9 @@ func (f *freezing) freeze(ctx context.Context, transient bool) (point, error) {
 		return point{}, err
 	}
 	f.pending = false
-	f.flattenLater(f.vm.ID, shortenAt)
+	f.chains.later(f.vm.ID, shortenAt)
 	f.memoryBytes = res.MemoryBytes
-	f.point.At, f.point.StoodStill = f.Now().UTC(), res.StoodStill
+	f.point.At, f.point.StoodStill = f.now().UTC(), res.StoodStill
 	return f.point, f.dropOld()
 }
 
@@ -139,7 +139,7 @@ func (f *freezing) stepClock(ctx context.Context, op *operation.Operation) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, clockTime)
 	defer cancel()
-	if err := f.l.agent.StepClock(ctx, f.Now()); err != nil {
+	if err := f.l.agent.StepClock(ctx, f.now()); err != nil {
 		op.Warn("the clock of %s could not be set after it had stood still for %s: %v", f.vm.Name, f.point.StoodStill, err)
 	}
 }
@@ -179,8 +179,8 @@ func (f *freezing) close(ctx context.Context) error {
 }
 
 // goBack gives a VM the disks again that it never left: was is its record with these, is the one with new ones.
-func (s *Service) goBack(ctx context.Context, was, is api.VM) error {
-	_, err := s.Store.RemoveLayers(ctx, []string{is.Runtime.RootLayerID, is.Runtime.WorkLayerID}, is.ID, func(vm *api.VM) ([]api.Event, error) {
+func (pt *points) goBack(ctx context.Context, was, is api.VM) error {
+	_, err := pt.store.RemoveLayers(ctx, []string{is.Runtime.RootLayerID, is.Runtime.WorkLayerID}, is.ID, func(vm *api.VM) ([]api.Event, error) {
 		r, w := &vm.Runtime, was.Runtime
 		r.SystemOverlay, r.WorkDiskPath, r.RootLayerID, r.WorkLayerID = w.SystemOverlay, w.WorkDiskPath, w.RootLayerID, w.WorkLayerID
 		return nil, nil
@@ -190,7 +190,7 @@ func (s *Service) goBack(ctx context.Context, was, is api.VM) error {
 	}
 	var errs []error
 	for n, t := range topsOf(is) {
-		errs = append(errs, s.backend(was).Overlays.Delete(ctx, t.path), s.Layers.Unseal(t.layer, topsOf(was)[n].path, s.backend(was).FilesOf(was.Runtime.UID)))
+		errs = append(errs, pt.machines.backend(was).Overlays.Delete(ctx, t.path), pt.layers.Unseal(t.layer, topsOf(was)[n].path, pt.machines.backend(was).FilesOf(was.Runtime.UID)))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cannot go back to the disks of VM %s: %w", was.Name, err)

@@ -154,7 +154,7 @@ func (s *Service) bringUpAgain(l *liveVM) {
 	s.Operations.Start("vm.ready", l.id, func(ctx context.Context, op *operation.Operation) error {
 		op.SetResult(l.id)
 		return s.locks.with(ctx, l.id, func() error {
-			if _, alive := s.vmAlive(l.id); !alive {
+			if _, alive := s.vmms.alive(l.id); !alive {
 				return nil
 			}
 			wctx, cancel := context.WithTimeoutCause(ctx, s.ReadyTimeout, errNeverReady)
@@ -176,7 +176,7 @@ func (s *Service) bringUpAgain(l *liveVM) {
 
 // notUpAgain keeps a VM whose guest did not come up for a look.
 func (s *Service) notUpAgain(ctx context.Context, l *liveVM, cause error) error {
-	failure := &api.Failure{Code: api.CodeNotReady, Message: "the guest did not come up again: " + cause.Error(), At: s.Now().UTC(), ConsoleTail: s.consoleTail(l.id)}
+	failure := &api.Failure{Code: api.CodeNotReady, Message: "the guest did not come up again: " + cause.Error(), At: s.Now().UTC(), ConsoleTail: consoleTail(s.Paths.VM(l.id))}
 	_, err := s.Records.update(ctx, l.id, func(vm *api.VM) ([]api.Event, error) {
 		if vm.State == api.StateStarting {
 			vm.State = api.StateRunning

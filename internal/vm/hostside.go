@@ -2,36 +2,12 @@ package vm
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"os"
 
 	"banger/api"
 	"banger/internal/durable"
 	"banger/internal/network"
 )
-
-// makeDirs makes a VM's directory (the daemon's) and the one in it that belongs to its VMM.
-func (s *Service) makeDirs(vm api.VM) error {
-	p := s.Paths.VM(vm.ID)
-	outer := fs.FileMode(0o700)
-	if vm.Runtime.UID != 0 {
-		outer = 0o711 // its VMM must reach its own directory through it
-	}
-	// The umask is 077: the modes are set apart.
-	for _, dir := range []string{s.Paths.VMs(), p.Dir} {
-		if err := errors.Join(os.MkdirAll(dir, outer), os.Chmod(dir, outer)); err != nil {
-			return err
-		}
-	}
-	if err := os.MkdirAll(p.Private(), 0o700); err != nil {
-		return err
-	}
-	if vm.Runtime.UID == 0 {
-		return nil
-	}
-	return s.Host.Give(p.Private(), vm.Runtime.UID)
-}
 
 // writeSecret writes a file that only the daemon may read.
 func writeSecret(path string, text []byte) error { return durable.WriteFile(path, text, 0o600) }
@@ -40,12 +16,6 @@ func removeFiles(paths ...string) {
 	for _, p := range paths {
 		_ = os.Remove(p) // missing is as good as removed; a directory that is to go is removed whole later
 	}
-}
-
-// removeSockets removes what an ended VMM left, so that nobody connects to nothing.
-func (s *Service) removeSockets(vm api.VM) {
-	p := s.Paths.VM(vm.ID)
-	removeFiles(p.ControlSocket(), p.AgentSocket(), p.NetSocket())
 }
 
 func exists(path string) bool {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/api"
+	"banger/internal/config"
 	"banger/internal/logbook"
 )
 
@@ -32,13 +34,22 @@ type LogQuery struct {
 	Timestamps bool
 }
 
-// Logs reads a log of a VM, running or not; offset is that of the first byte read.
-func (s *Service) Logs(ctx context.Context, ref string, q LogQuery) (io.ReadCloser, int64, error) {
-	vm, err := s.Records.Get(ctx, ref)
+// Logs reads what VMs have written: the main command's output, and the consoles, which it bounds.
+type Logs struct {
+	records *Records
+	paths   config.Paths
+	log     *slog.Logger
+	// running are the ids of the VMs that run.
+	running func() []string
+}
+
+// Read reads a log of a VM, running or not; offset is that of the first byte read.
+func (g *Logs) Read(ctx context.Context, ref string, q LogQuery) (io.ReadCloser, int64, error) {
+	vm, err := g.records.Get(ctx, ref)
 	if err != nil {
 		return nil, 0, err
 	}
-	p := s.Paths.VM(vm.ID)
+	p := g.paths.VM(vm.ID)
 	query := logbook.Query{Offset: q.Offset, Tail: q.Tail, Timestamps: q.Timestamps}
 	log, index := p.MainLog(), p.MainIndex()
 	over := func(vm api.VM) bool { return vm.Main == nil || vm.Main.EndedAt != nil }
@@ -66,7 +77,7 @@ func (s *Service) Logs(ctx context.Context, ref string, q LogQuery) (io.ReadClos
 		return nil, 0, api.Errorf(api.CodeInvalid, "stream is %q: give stdout or stderr", q.Stream)
 	}
 	if q.Follow {
-		query.More = s.Records.closedWhen(ctx, vm.ID, over)
+		query.More = g.records.closedWhen(ctx, vm.ID, over)
 	}
 	r, offset, err := logbook.Read(ctx, log, index, query)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -83,16 +94,10 @@ const (
 )
 
 // boundConsoles punches the fronts of all consoles that have become too long.
-func (s *Service) boundConsoles() {
-	s.mu.Lock()
-	ids := make([]string, 0, len(s.live))
-	for id := range s.live {
-		ids = append(ids, id)
-	}
-	s.mu.Unlock()
-	for _, id := range ids {
-		if err := boundFile(s.Paths.VM(id).Console(), consoleLimit); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.Log.Warn("cannot bound a console", "vm", id, "error", err)
+func (g *Logs) boundConsoles() {
+	for _, id := range g.running() {
+		if err := boundFile(g.paths.VM(id).Console(), consoleLimit); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			g.log.Warn("cannot bound a console", "vm", id, "error", err)
 		}
 	}
 }
@@ -114,8 +119,8 @@ func boundFile(path string, limit int64) error {
 const consoleTailBytes = 2 << 10
 
 // consoleTail is the end of a VM's console, for people; empty when there is none.
-func (s *Service) consoleTail(id string) string {
-	f, err := os.OpenFile(s.Paths.VM(id).Console(), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+func consoleTail(p config.VMPaths) string {
+	f, err := os.OpenFile(p.Console(), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return ""
 	}
@@ -133,4 +138,18 @@ func (s *Service) consoleTail(id string) string {
 		}
 	}
 	return strings.ToValidUTF8(strings.TrimRight(string(bytes.Trim(text, "\x00")), "\n"), "?")
+}
+
+// keepConsoles bounds the consoles for as long as the daemon lives.
+func (g *Logs) keepConsoles(ctx context.Context) {
+	tick := time.NewTicker(consoleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			g.boundConsoles()
+		}
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"sync"
-	"syscall"
 
 	"banger/api"
 	"banger/api/agentapi"
@@ -18,8 +17,6 @@ const mainSession = api.MainSession
 
 // mainLogLimit is how much of the main command's output is kept on the host.
 const mainLogLimit = 64 << 20
-
-const sigKill = syscall.SIGKILL
 
 // mainFollower runs at most one follower of a VM's main command.
 type mainFollower struct {

@@ -2,6 +2,8 @@ package vm
 
 import (
 	"context"
+	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -11,7 +13,9 @@ import (
 	"banger/api/agentapi"
 	"banger/internal/config"
 	"banger/internal/disk"
+	"banger/internal/host"
 	"banger/internal/hypervisor"
+	"banger/internal/layer"
 	"banger/internal/store"
 )
 
@@ -41,6 +45,21 @@ type point struct {
 	StoodStill time.Duration `json:"stood_still"`
 }
 
+// points makes points of VMs, and sees to it that the disks of VMs are what their records say.
+type points struct {
+	host     host.Host
+	store    *store.Store
+	records  *Records
+	machines *machines
+	layers   *layer.Service
+	chains   *chains
+	names    *names
+	alive    func(id string) (*liveVM, bool)
+	paths    config.Paths
+	log      *slog.Logger
+	now      func() time.Time
+}
+
 // frozen is the point's state in dir, to be thawed.
 func (p point) frozen(paths config.Paths, dir string) hypervisor.Frozen {
 	f := hypervisor.Frozen{Device: filepath.Join(dir, hypervisor.FrozenDevice), Pages: filepath.Join(dir, hypervisor.FrozenPages)}
@@ -59,8 +78,8 @@ func (p point) lieOn(vm *api.VM, paths config.Paths) {
 }
 
 // makeTops makes the empty disks of a VM that lies on the point.
-func (s *Service) makeTops(ctx context.Context, vm api.VM, p point) error {
-	overlays := s.backend(vm).Overlays
+func (pt *points) makeTops(ctx context.Context, vm api.VM, p point) error {
+	overlays := pt.machines.backend(vm).Overlays
 	var g errgroup.Group
 	for _, t := range topsOf(vm) {
 		format := p.RootFormat
@@ -69,7 +88,7 @@ func (s *Service) makeTops(ctx context.Context, vm api.VM, p point) error {
 		}
 		g.Go(func() error {
 			return overlays.Create(ctx, disk.Spec{
-				Path: t.path, Base: s.Layers.Path(t.layer), BaseFormat: format, SizeBytes: t.size, UID: vm.Runtime.UID, GID: vm.Runtime.UID, Give: s.Host.Give,
+				Path: t.path, Base: pt.layers.Path(t.layer), BaseFormat: format, SizeBytes: t.size, UID: vm.Runtime.UID, GID: vm.Runtime.UID, Give: pt.host.Give,
 			})
 		})
 	}
@@ -101,4 +120,32 @@ func layerOf(vm *api.VM, t top) *string {
 		return &vm.Runtime.WorkLayerID
 	}
 	return &vm.Runtime.RootLayerID
+}
+
+// tempDir makes a directory that is gone after the daemon's next start at the latest.
+func (pt *points) tempDir(pattern string) (string, error) {
+	if err := os.MkdirAll(pt.paths.Temp(), 0o700); err != nil {
+		return "", err
+	}
+	return os.MkdirTemp(pt.paths.Temp(), pattern)
+}
+
+// forkable finds what runs for a VM of which a point can be made.
+func (pt *points) forkable(vm api.VM) (*liveVM, error) {
+	l, alive := pt.alive(vm.ID)
+	switch {
+	case vm.State != api.StateRunning && vm.State != api.StatePaused || !alive:
+		return nil, api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State).WithHint("banger vm start %s", vm.Name)
+	case !vm.Ready:
+		return nil, api.Errorf(api.CodeNotReady, "the guest of VM %s is not ready", vm.Name).WithHint("banger vm logs --console %s", vm.Name)
+	}
+	return l, asSpecified(vm)
+}
+
+// asSpecified refuses a VM whose frozen state would not go with its record.
+func asSpecified(vm api.VM) error {
+	if len(vm.Pending) == 0 {
+		return nil
+	}
+	return api.Errorf(api.CodeConflict, "VM %s has not taken up its new CPUs or memory yet", vm.Name).WithHint("banger vm restart %s", vm.Name)
 }

@@ -50,7 +50,7 @@ func (s *Service) poolKind(ctx context.Context) (k poolKind, found bool, err err
 	if err := s.pinObjects(ctx, &k.vm); err != nil || k.vm.Runtime.ImageDigest == "" || k.vm.Runtime.KernelDigest == "" {
 		return k, false, nil //nolint:nilerr // likewise
 	}
-	if k.want, err = s.templateWant(ctx, k.vm); err != nil {
+	if k.want, err = s.machines.templateWant(ctx, k.vm); err != nil {
 		return k, false, err
 	}
 	k.base, found, err = s.Templates.Get(ctx, k.want)
@@ -114,7 +114,7 @@ func (b *boot) fill(ctx context.Context) error {
 	}
 	unlock = sync.OnceFunc(unlock)
 	b.op.Undo("lock", func(context.Context) error { unlock(); return nil })
-	if b.machine, err = b.machineOf(ctx, b.vm); err != nil {
+	if b.machine, err = b.machines.of(ctx, b.vm); err != nil {
 		return err
 	}
 	if err := b.steps(ctx, step{"disks", b.disks}, step{"network", b.network}, step{"thaw", b.thawPooled}, step{"warm", b.warm}); err != nil {
@@ -129,7 +129,7 @@ func (b *boot) fill(ctx context.Context) error {
 
 // thawPooled gives up where the template does not thaw: a user's start says so, and mends it.
 func (b *boot) thawPooled(ctx context.Context) error {
-	instance, err := b.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, b.Templates.Frozen(b.base), b.recordVMM)
+	instance, err := b.machines.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, b.Templates.Frozen(b.base), b.recordVMM)
 	if err != nil {
 		return errors.Join(err, b.link.Close())
 	}

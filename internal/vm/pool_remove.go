@@ -118,7 +118,7 @@ func (s *Service) reconcilePooled(ctx context.Context, vm api.VM) error {
 	var l *liveVM
 	if err := s.locks.with(ctx, vm.ID, func() error {
 		if vm.Ready {
-			l = s.adopt(ctx, vm)
+			l = s.vmms.adopt(ctx, vm)
 		}
 		return nil
 	}); err != nil {
@@ -134,7 +134,7 @@ func (s *Service) reconcilePooled(ctx context.Context, vm api.VM) error {
 
 // isUp reports whether a VM's VMM runs.
 func (s *Service) isUp(id string) bool {
-	_, alive := s.vmAlive(id)
+	_, alive := s.vmms.alive(id)
 	return alive
 }
 

@@ -78,7 +78,7 @@ func (s *Service) take(ctx context.Context, op *operation.Operation, pooled, wan
 	if want.Name, err = s.freeName(ctx, want); err != nil {
 		return want, err
 	}
-	l, alive := s.vmAlive(pooled.ID)
+	l, alive := s.vmms.alive(pooled.ID)
 	if !alive {
 		return want, api.Errorf(api.CodeInternal, "its VMM has ended")
 	}

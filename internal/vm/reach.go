@@ -38,7 +38,11 @@ func (s *Service) Reach(ctx context.Context, ref string) (vm api.VM, agent *gues
 
 // Look is the way to a running VM's guest for those who only look: it is no use, and wakes nobody.
 func (s *Service) Look(ctx context.Context, ref string) (api.VM, *guest.Client, error) {
-	vm, l, err := s.agentOf(ctx, ref)
+	vm, err := s.Records.Get(ctx, ref)
+	if err != nil {
+		return vm, nil, err
+	}
+	vm, l, err := s.vmms.liveOf(vm)
 	if err != nil {
 		return vm, nil, err
 	}
@@ -46,8 +50,8 @@ func (s *Service) Look(ctx context.Context, ref string) (api.VM, *guest.Client, 
 }
 
 func (s *Service) awake(ctx context.Context, vm api.VM, old bool) (api.VM, *liveVM, error) {
-	if _, alive := s.vmAlive(vm.ID); alive && !old && vm.State == api.StateRunning {
-		return s.liveOf(vm)
+	if _, alive := s.vmms.alive(vm.ID); alive && !old && vm.State == api.StateRunning {
+		return s.vmms.liveOf(vm)
 	}
 	vm, err := s.Records.Get(ctx, vm.ID)
 	if err != nil {
@@ -61,7 +65,7 @@ func (s *Service) awake(ctx context.Context, vm api.VM, old bool) (api.VM, *live
 			return vm, nil, err
 		}
 	}
-	return s.liveOf(vm)
+	return s.vmms.liveOf(vm)
 }
 
 // wake starts a suspended VM, once for all who want it at the same time. The start goes on when its caller has gone.

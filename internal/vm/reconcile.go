@@ -8,7 +8,6 @@ import (
 
 	"banger/api"
 	"banger/internal/host"
-	"banger/internal/hypervisor"
 	"banger/internal/network"
 )
 
@@ -32,7 +31,7 @@ func (s *Service) Reconcile(ctx context.Context) error {
 		}
 	}
 	errs = append(errs, s.sweep(ctx, vms), s.sweepSnapshots(ctx), s.Layers.Sweep(ctx), s.setNetwork(ctx))
-	s.life.do(s.keepConsoles)
+	s.life.do(s.Logs.keepConsoles)
 	s.life.do(s.keepPool)
 	return errors.Join(errs...)
 }
@@ -55,14 +54,14 @@ func (s *Service) reconcile(ctx context.Context, vm api.VM) error {
 		return s.reconcilePooled(ctx, vm)
 	case api.StateSuspended: // recorded, so the state is complete: only the VMM's end may be missing
 		return s.locks.with(ctx, vm.ID, func() error {
-			return errors.Join(s.kill(ctx, vm.ID, or(vm.StopReason, whySuspended)), s.completeRestore(ctx, vm), s.settleDisks(ctx, vm, nil))
+			return errors.Join(s.kill(ctx, vm.ID, or(vm.StopReason, whySuspended)), s.completeRestore(ctx, vm), s.points.settle(ctx, vm, nil))
 		})
 	}
 	unlock, err := s.locks.Lock(ctx, vm.ID)
 	if err != nil {
 		return err
 	}
-	adopted := s.adopt(ctx, vm)
+	adopted := s.vmms.adopt(ctx, vm)
 	if adopted != nil {
 		err = s.goOn(ctx, vm, adopted)
 	} else {
@@ -88,7 +87,7 @@ func (s *Service) goOn(ctx context.Context, vm api.VM, l *liveVM) error {
 	if vm.State != api.StatePaused {
 		err = errors.Join(err, l.instance.Resume(ctx))
 	}
-	return errors.Join(err, s.settleDisks(ctx, vm, l))
+	return errors.Join(err, s.points.settle(ctx, vm, l))
 }
 
 // gone records what has become of a VM whose VMM is no more: suspended when its state was complete on disk, for
@@ -105,62 +104,9 @@ func (s *Service) gone(ctx context.Context, vm api.VM) error {
 	}
 	now, err := s.stopped(ctx, vm.ID, s.whyGone(vm), nil)
 	if err == nil {
-		err = s.dropUnused(ctx, now)
+		err = s.points.dropUnused(ctx, now)
 	}
-	return errors.Join(err, s.settleDisks(ctx, vm, nil), os.RemoveAll(p.FrozenNew()), os.RemoveAll(p.FrozenUsed()), os.RemoveAll(p.FrozenNext()))
-}
-
-// adopt takes up a VM's running VMM: by its handles, or by looking for it when they are lost. It returns nil
-// when there is none, or none of ours.
-func (s *Service) adopt(ctx context.Context, vm api.VM) *liveVM {
-	if vm.Runtime.KernelDigest == "" { // cut off before anything ran
-		return nil
-	}
-	m, err := s.machineOf(ctx, vm)
-	if err != nil {
-		s.Log.Error("cannot adopt", "vm", vm.ID, "error", err)
-		return nil
-	}
-	h, err := s.handles.Get(vm.ID)
-	if err != nil {
-		s.Log.Warn("looking for the VMM by itself", "vm", vm.ID, "error", err)
-	}
-	for _, p := range []host.Process{h.VMM, s.findVMM(ctx, vm)} {
-		if p == (host.Process{}) || !s.Host.Alive(p) {
-			continue
-		}
-		instance, err := s.backend(vm).Hypervisor.Adopt(ctx, m, p, func(held hypervisor.Handles) error { return s.recordHandles(vm.ID, held) })
-		if err != nil {
-			s.Log.Warn("not adopted", "vm", vm.ID, "pid", p.PID, "error", err)
-			continue
-		}
-		if err := s.handles.Set(vm.ID, func(h *VMHandles) { h.VMM, h.TapDevice = p, guestOf(vm).Tap }); err != nil {
-			s.Log.Error("cannot record handles", "vm", vm.ID, "error", err)
-		}
-		s.Log.Info("adopted", "vm", vm.ID, "pid", p.PID)
-		return s.setLive(vm.ID, instance)
-	}
-	return nil
-}
-
-// findVMM looks for a VM's VMM without its process id; zero when there is none.
-func (s *Service) findVMM(ctx context.Context, vm api.VM) host.Process {
-	if vm.Runtime.KernelDigest == "" {
-		return host.Process{}
-	}
-	m, err := s.machineOf(ctx, vm)
-	if err != nil {
-		return host.Process{}
-	}
-	p, _ := s.backend(vm).Hypervisor.Find(ctx, m)
-	return p
-}
-
-// isVMMOf reports whether a process is really the VMM of vm: handles.json may be old, and its process id
-// somebody else's by now.
-func (s *Service) isVMMOf(ctx context.Context, vm api.VM, p host.Process) bool {
-	found := s.findVMM(ctx, vm)
-	return found == p && s.Host.Alive(p)
+	return errors.Join(err, s.points.settle(ctx, vm, nil), os.RemoveAll(p.FrozenNew()), os.RemoveAll(p.FrozenUsed()), os.RemoveAll(p.FrozenNext()))
 }
 
 // whyGone says why a VM that was to run does not.
@@ -186,13 +132,13 @@ func bootTime() time.Time {
 // sweepOne ends what still runs in a directory that no record knows, and removes it.
 func (s *Service) sweepOne(ctx context.Context, id string) error {
 	var errs []error
-	m := s.remains(id, 0)
+	m := s.machines.remains(id, 0)
 	if uid, err := host.VMMOf(m.Dir); err == nil {
 		m.UID, m.GID = uid, uid
 	}
 	for _, b := range s.Backends.All() { // whose it was is not known
 		if p, found := b.Hypervisor.Find(ctx, m); found {
-			errs = append(errs, s.endProcess(ctx, p))
+			errs = append(errs, s.vmms.endProcess(ctx, p))
 		}
 		errs = append(errs, b.Hypervisor.Clean(ctx, m))
 	}
@@ -221,18 +167,4 @@ func (s *Service) sweep(ctx context.Context, vms []api.VM) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// keepConsoles bounds the consoles for as long as the daemon lives.
-func (s *Service) keepConsoles(ctx context.Context) {
-	tick := time.NewTicker(consoleEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			s.boundConsoles()
-		}
-	}
 }

@@ -27,7 +27,7 @@ func (s *Service) SaveImage(ctx context.Context, i api.ImageSave) (*operation.Op
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.forkable(vm); err != nil {
+	if _, err := s.points.forkable(vm); err != nil {
 		return nil, err
 	}
 	if err := s.admit(ctx, vm.Spec.MemoryBytes, 1); err != nil {
@@ -71,7 +71,7 @@ func (k *saving) open(ctx context.Context) (io.ReadCloser, error) {
 }
 
 func (k *saving) makeFork(ctx context.Context) (err error) {
-	if k.dir, err = k.tempDir("save-*"); err != nil {
+	if k.dir, err = k.points.tempDir("save-*"); err != nil {
 		return err
 	}
 	if err := k.locks.with(ctx, k.source.ID, func() error { return k.freeze(ctx) }); err != nil {
@@ -83,10 +83,10 @@ func (k *saving) makeFork(ctx context.Context) (err error) {
 	r.ImageDigest, r.KernelDigest, r.UID = k.point.ImageDigest, k.point.KernelDigest, k.Templates.UID
 	k.derive(&k.fork)
 	k.point.lieOn(&k.fork, k.Paths)
-	if err := k.makeDirs(k.fork); err != nil {
+	if err := k.machines.makeDirs(k.fork); err != nil {
 		return err
 	}
-	if err := k.makeTops(ctx, k.fork, k.point); err != nil {
+	if err := k.points.makeTops(ctx, k.fork, k.point); err != nil {
 		return err
 	}
 	return k.thaw(ctx)
@@ -97,11 +97,11 @@ func (k *saving) freeze(ctx context.Context) (err error) {
 	if k.source, err = k.Store.VM(ctx, k.source.ID); err != nil {
 		return err
 	}
-	l, err := k.forkable(k.source)
+	l, err := k.points.forkable(k.source)
 	if err != nil {
 		return err
 	}
-	f, err := k.planPoint(ctx, k.source, l, k.dir)
+	f, err := k.points.plan(ctx, k.source, l, k.dir)
 	if err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func (k *saving) freeze(ctx context.Context) (err error) {
 
 // thaw starts the fork. Its network device leads nowhere: the cable is out, and the tap is in no bridge.
 func (k *saving) thaw(ctx context.Context) error {
-	m, err := k.machineOf(ctx, k.fork)
+	m, err := k.machines.of(ctx, k.fork)
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func (k *saving) thaw(ctx context.Context) error {
 		}
 		m.NIC.Tap, m.NIC.TapName, m.NIC.Socket = k.link.Tap, k.link.TapName, k.link.Socket
 	}
-	k.instance, err = k.backend(k.fork).Hypervisor.Thaw(ctx, m, k.point.frozen(k.Paths, k.dir), func(hypervisor.Handles) error { return nil })
+	k.instance, err = k.machines.backend(k.fork).Hypervisor.Thaw(ctx, m, k.point.frozen(k.Paths, k.dir), func(hypervisor.Handles) error { return nil })
 	if err != nil {
 		return err
 	}

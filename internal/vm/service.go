@@ -8,7 +8,6 @@ package vm
 
 import (
 	"log/slog"
-	"sync"
 	"time"
 
 	"banger/api"
@@ -68,42 +67,48 @@ type Options struct {
 type Service struct {
 	Options
 	Records *Records
+	Logs    *Logs
 
-	names   *names
-	life    *background
-	locks   *vmLocks
-	handles handleCache
-	pool    pool
-	uses    uses
-
-	// mu protects the following.
-	mu   sync.Mutex
-	live map[string]*liveVM
-	// flattenings are under way, flattenDue are to come; by VM.
-	flattenings map[string]*flattening
-	flattenDue  map[string]bool
+	names    *names
+	life     *background
+	locks    *vmLocks
+	machines *machines
+	vmms     *vmms
+	chains   *chains
+	points   *points
+	pool     pool
+	uses     uses
 }
 
 // New makes the service; Reconcile must run before anything else is asked of it.
 func New(o Options) *Service {
-	s := &Service{Options: o, live: make(map[string]*liveVM), flattenings: make(map[string]*flattening), flattenDue: make(map[string]bool)}
-	s.handles.paths = o.Paths
+	s := &Service{Options: o}
 	s.pool.wake, s.pool.armed = make(chan struct{}, 1), o.PoolArmed
 	if s.Memory == nil {
 		s.Memory = memoryOf
 	}
 	s.names, s.life, s.locks = &names{random: o.Random}, newBackground(), &vmLocks{}
 	s.Records = &Records{store: o.Store, now: o.Now, life: s.life}
+	s.machines = &machines{host: o.Host, backends: o.Backends, images: o.Images, paths: o.Paths}
+	s.vmms = &vmms{
+		host: o.Host, machines: s.machines, handles: handleCache{paths: o.Paths}, life: s.life, log: o.Log, live: map[string]*liveVM{},
+		changed: s.Records.Wake, happened: s.happened, ended: s.ended, watchIdle: s.watchIdle,
+	}
+	s.Logs = &Logs{records: s.Records, paths: o.Paths, log: o.Log, running: s.vmms.ids}
+	s.chains = &chains{
+		store: o.Store, records: s.Records, locks: s.locks, machines: s.machines, layers: o.Layers, images: o.Images, alive: s.vmms.alive,
+		life: s.life, paths: o.Paths, log: o.Log, now: o.Now, flattenings: map[string]*flattening{}, flattenDue: map[string]bool{},
+	}
+	s.points = &points{
+		host: o.Host, store: o.Store, records: s.Records, machines: s.machines, layers: o.Layers, chains: s.chains, names: s.names,
+		alive: s.vmms.alive, paths: o.Paths, log: o.Log, now: o.Now,
+	}
 	return s
 }
 
 // Close lets go of all VMs without touching them: they outlive the daemon.
 func (s *Service) Close() {
 	s.life.end()
-	s.mu.Lock()
-	for _, l := range s.live {
-		l.instance.Detach()
-	}
-	s.mu.Unlock()
+	s.vmms.detach()
 	s.life.all.Wait()
 }

@@ -45,7 +45,7 @@ func (s *Service) Update(ctx context.Context, ref string, u api.VMUpdate) (api.V
 		vm.Spec = spec
 		return []api.Event{{Kind: "vm.updated"}}, nil
 	})
-	if l, alive := s.vmAlive(vm.ID); alive && u.IdleSuspendMS != nil {
+	if l, alive := s.vmms.alive(vm.ID); alive && u.IdleSuspendMS != nil {
 		l.policyChanged()
 	}
 	return vm, err
@@ -100,7 +100,7 @@ func pending(have []string, is, wanted api.VMSpec) []string {
 // growDisks makes the disks as large as the new spec says: through the VMM while it runs, else by
 // the disk driver. Disks that do not exist yet are made in that size by the start.
 func (s *Service) growDisks(ctx context.Context, vm api.VM, spec api.VMSpec) error {
-	l, alive := s.vmAlive(vm.ID)
+	l, alive := s.vmms.alive(vm.ID)
 	grew := false
 	for _, d := range []struct {
 		serial, path, layer string
@@ -113,7 +113,7 @@ func (s *Service) growDisks(ctx context.Context, vm api.VM, spec api.VMSpec) err
 			continue
 		}
 		if !alive {
-			if err := s.backend(vm).Driver(d.layer).Grow(ctx, d.path, d.to); err != nil {
+			if err := s.machines.backend(vm).Driver(d.layer).Grow(ctx, d.path, d.to); err != nil {
 				return err
 			}
 			continue
@@ -164,7 +164,7 @@ func (s *Service) reset(ctx context.Context, id string, rootBytes int64) error {
 		return api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State)
 	}
 	// The start makes a new root where none is. What the old one lay on is forgotten after it is gone.
-	if err := s.backend(vm).Disks.Delete(ctx, vm.Runtime.SystemOverlay); err != nil {
+	if err := s.machines.backend(vm).Disks.Delete(ctx, vm.Runtime.SystemOverlay); err != nil {
 		return err
 	}
 	layered := vm.Runtime.RootLayerID != ""

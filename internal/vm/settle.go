@@ -10,17 +10,17 @@ import (
 	"banger/api"
 )
 
-// settleDisks completes or takes back what a dead daemon had begun with a VM's disks. l is nil when its VMM is gone: then
+// settle completes or takes back what a dead daemon had begun with a VM's disks. l is nil when its VMM is gone: then
 // the record is right. Layers without a record have been swept before. Called with the VM's lock held.
-func (s *Service) settleDisks(ctx context.Context, vm api.VM, l *liveVM) error {
+func (pt *points) settle(ctx context.Context, vm api.VM, l *liveVM) error {
 	if l != nil {
-		was, moved, err := s.disksInUse(ctx, vm, l)
+		was, moved, err := pt.disksInUse(ctx, vm, l)
 		if err != nil {
 			return err
 		}
 		if !moved {
-			s.Log.Info("back to the disks before a point that was cut off", "vm", vm.ID)
-			return s.goBack(ctx, was, vm)
+			pt.log.Info("back to the disks before a point that was cut off", "vm", vm.ID)
+			return pt.goBack(ctx, was, vm)
 		}
 	}
 	var errs []error
@@ -29,14 +29,14 @@ func (s *Service) settleDisks(ctx context.Context, vm api.VM, l *liveVM) error {
 		keep[t.path] = true
 		// Sealed as a layer that was never recorded.
 		if fi, err := os.Lstat(t.path); err == nil && fi.Mode().Perm()&0o200 == 0 {
-			errs = append(errs, s.Layers.Unseal("", t.path, s.backend(vm).FilesOf(vm.Runtime.UID)))
+			errs = append(errs, pt.layers.Unseal("", t.path, pt.machines.backend(vm).FilesOf(vm.Runtime.UID)))
 		}
 	}
-	return errors.Join(append(errs, s.dropStrayDisks(vm, keep))...)
+	return errors.Join(append(errs, pt.dropStrayDisks(vm, keep))...)
 }
 
 // disksInUse asks the VMM whether it is on the disks of the record. If not, was is the record with those that it is on.
-func (s *Service) disksInUse(ctx context.Context, vm api.VM, l *liveVM) (was api.VM, moved bool, err error) {
+func (pt *points) disksInUse(ctx context.Context, vm api.VM, l *liveVM) (was api.VM, moved bool, err error) {
 	files, err := l.instance.DriveFiles(ctx)
 	if err != nil {
 		return vm, false, err
@@ -48,7 +48,7 @@ func (s *Service) disksInUse(ctx context.Context, vm api.VM, l *liveVM) (was api
 	if moved {
 		return vm, true, nil
 	}
-	layers, err := s.Store.Layers(ctx)
+	layers, err := pt.store.Layers(ctx)
 	if err != nil {
 		return vm, false, err
 	}
@@ -76,8 +76,8 @@ func sameFile(a, b string) bool {
 }
 
 // dropStrayDisks removes disks that were replaced, or never used.
-func (s *Service) dropStrayDisks(vm api.VM, keep map[string]bool) error {
-	p := s.Paths.VM(vm.ID)
+func (pt *points) dropStrayDisks(vm api.VM, keep map[string]bool) error {
+	p := pt.paths.VM(vm.ID)
 	entries, err := os.ReadDir(p.Private())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

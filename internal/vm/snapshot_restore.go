@@ -125,7 +125,7 @@ func (s *Service) completeRestore(ctx context.Context, vm api.VM) error {
 	}); err != nil {
 		return err
 	}
-	return errors.Join(s.settleDisks(ctx, vm, nil), s.Layers.Sweep(ctx), s.Templates.Sweep(ctx, s.Records.TemplateInUse(ctx)))
+	return errors.Join(s.points.settle(ctx, vm, nil), s.Layers.Sweep(ctx), s.Templates.Sweep(ctx, s.Records.TemplateInUse(ctx)))
 }
 
 // holdSnapshot finds a snapshot and keeps it from being deleted until unlock.
@@ -159,11 +159,11 @@ func (s *Service) canThaw(ctx context.Context, then api.VM, snap api.Snapshot) (
 		return at, api.Errorf(api.CodeConflict, "snapshot %s of VM %s is damaged: %w", snap.Name, snap.VM, err).
 			WithHint("banger vm snapshot delete %s %s", snap.VM, snap.Name)
 	}
-	m, err := s.machineOf(ctx, then)
+	m, err := s.machines.of(ctx, then)
 	if err != nil {
 		return at, err
 	}
-	stamp, err := s.backend(then).Hypervisor.Stamp(ctx, m)
+	stamp, err := s.machines.backend(then).Hypervisor.Stamp(ctx, m)
 	if err != nil {
 		return at, err
 	}
@@ -185,10 +185,10 @@ func (p point) whole(dir string) error {
 
 // layOn makes empty disks for vm, whose record lies on the snapshot, and hard links of the snapshot's state in dir.
 func (s *Service) layOn(ctx context.Context, vm api.VM, snap api.Snapshot, p point, dir string) error {
-	if err := s.makeDirs(vm); err != nil {
+	if err := s.machines.makeDirs(vm); err != nil {
 		return err
 	}
-	return errors.Join(s.makeTops(ctx, vm, p), linkFrozen(s.Paths.Snapshot(snap.ID), dir))
+	return errors.Join(s.points.makeTops(ctx, vm, p), linkFrozen(s.Paths.Snapshot(snap.ID), dir))
 }
 
 // linkFrozen gives the files of a frozen state second names in a new directory.
@@ -210,7 +210,7 @@ func linkFrozen(from, to string) error {
 
 // takeBack removes what layOn made.
 func (s *Service) takeBack(ctx context.Context, vm api.VM, dir string) error {
-	disks := s.backend(vm).Overlays
+	disks := s.machines.backend(vm).Overlays
 	return errors.Join(disks.Delete(ctx, vm.Runtime.SystemOverlay), disks.Delete(ctx, vm.Runtime.WorkDiskPath), os.RemoveAll(dir))
 }
 

@@ -17,11 +17,11 @@ import (
 
 // snapshotRunning freezes a running or paused VM into dir. What the snapshot lies on is held until release.
 func (s *Service) snapshotRunning(ctx context.Context, op *operation.Operation, vm api.VM, dir string, snap *api.Snapshot) (release func(), err error) {
-	l, err := s.forkable(vm)
+	l, err := s.points.forkable(vm)
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.planPoint(ctx, vm, l, dir)
+	f, err := s.points.plan(ctx, vm, l, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (s *Service) snapshotSuspended(ctx context.Context, op *operation.Operation
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.planPoint(ctx, vm, nil, dir)
+	f, err := s.points.plan(ctx, vm, nil, dir)
 	if err != nil {
 		return nil, err
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"banger/api"
-	"banger/api/agentapi"
 	"banger/internal/disk"
 	"banger/internal/host"
 	"banger/internal/hypervisor"
@@ -151,7 +150,7 @@ func (b *boot) image(ctx context.Context) error {
 		}
 		r.KernelDigest = k.Digest
 	}
-	features, err := b.backend(b.vm).Hypervisor.Features(ctx)
+	features, err := b.machines.backend(b.vm).Hypervisor.Features(ctx)
 	if err != nil {
 		return err
 	}
@@ -169,13 +168,13 @@ func (b *boot) image(ctx context.Context) error {
 	if err := b.admit(ctx, b.vm.Spec.MemoryBytes, 1); err != nil {
 		return err
 	}
-	b.machine, err = b.machineOf(ctx, b.vm)
+	b.machine, err = b.machines.of(ctx, b.vm)
 	return err
 }
 
 // disks makes the root and the work disk where they are missing, and grows them to what is asked for.
 func (b *boot) disks(ctx context.Context) error {
-	if err := b.makeDirs(b.vm); err != nil {
+	if err := b.machines.makeDirs(b.vm); err != nil {
 		return err
 	}
 	if err := b.makeHostKey(ctx, b.vm); err != nil {
@@ -194,7 +193,7 @@ func (b *boot) disks(ctx context.Context) error {
 		UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID, Give: b.Host.Give,
 	}
 	if b.base.ID != "" {
-		t, format := b.Paths.Template(b.base.ID), b.backend(b.vm).Disks.Format()
+		t, format := b.Paths.Template(b.base.ID), b.machines.backend(b.vm).Disks.Format()
 		root.Base, root.BaseFormat = t.Root(), format
 		work.Base, work.BaseFormat = t.Work(), format
 		if err := b.lieOn(ctx, !exists(root.Path), !exists(work.Path)); err != nil {
@@ -206,12 +205,12 @@ func (b *boot) disks(ctx context.Context) error {
 
 func (b *boot) ensureDisk(ctx context.Context, d disk.Spec, layer string) error {
 	if _, err := os.Lstat(d.Path); err == nil {
-		return b.backend(b.vm).Driver(layer).Grow(ctx, d.Path, d.SizeBytes)
+		return b.machines.backend(b.vm).Driver(layer).Grow(ctx, d.Path, d.SizeBytes)
 	}
 	if layer != "" { // made before the record that names it: it is not for a start to make up another one
 		return api.Errorf(api.CodeInternal, "the disk %s of VM %s is gone", d.Path, b.vm.Name)
 	}
-	return b.backend(b.vm).Disks.Create(ctx, d)
+	return b.machines.backend(b.vm).Disks.Create(ctx, d)
 }
 
 // network prepares the link.
@@ -229,12 +228,12 @@ func (b *boot) beginNetwork(ctx context.Context) error {
 	if g.Kind == api.NetNone {
 		return nil
 	}
-	if err := b.handles.Set(b.vm.ID, func(h *VMHandles) { h.TapDevice = g.Tap }); err != nil {
+	if err := b.vmms.handles.Set(b.vm.ID, func(h *VMHandles) { h.TapDevice = g.Tap }); err != nil {
 		return err
 	}
 	b.op.Undo("network", func(ctx context.Context) error { return errors.Join(b.link.Close(), b.detachNetwork(ctx, b.vm)) })
 	link, err := b.Network.Begin(ctx, g, func(p host.Process) error {
-		return b.handles.Set(b.vm.ID, func(h *VMHandles) { h.NetHelper = p })
+		return b.vmms.handles.Set(b.vm.ID, func(h *VMHandles) { h.NetHelper = p })
 	})
 	if err != nil {
 		return err
@@ -244,19 +243,12 @@ func (b *boot) beginNetwork(ctx context.Context) error {
 	return nil
 }
 
-func nicKind(k api.NetKind) hypervisor.NICKind {
-	if k == api.NetBridge {
-		return hypervisor.NICTap
-	}
-	return hypervisor.NICSocket
-}
-
 // boot starts the VMM.
 func (b *boot) boot(ctx context.Context) error {
 	if err := b.link.Pinned(ctx); err != nil {
 		return err
 	}
-	instance, err := b.backend(b.vm).Hypervisor.Start(ctx, b.machine, b.recordVMM)
+	instance, err := b.machines.backend(b.vm).Hypervisor.Start(ctx, b.machine, b.recordVMM)
 	if err != nil {
 		return err
 	}
@@ -264,17 +256,13 @@ func (b *boot) boot(ctx context.Context) error {
 }
 
 // recordVMM puts the VMM's process and devices on disk before they are used.
-func (b *boot) recordVMM(held hypervisor.Handles) error { return b.recordHandles(b.vm.ID, held) }
-
-func (s *Service) recordHandles(id string, held hypervisor.Handles) error {
-	return s.handles.Set(id, func(h *VMHandles) { h.VMM, h.Disks = held.Process, held.Disks })
-}
+func (b *boot) recordVMM(held hypervisor.Handles) error { return b.vmms.record(b.vm.ID, held) }
 
 // running makes a started VMM the VM's.
 func (b *boot) running(ctx context.Context, instance hypervisor.Instance, thawed bool) error {
-	b.live = b.setLive(b.vm.ID, instance)
+	b.live = b.vmms.add(b.vm.ID, instance)
 	b.op.Undo("boot", func(ctx context.Context) error {
-		b.dropLive(b.live)
+		b.vmms.drop(b.live)
 		return instance.Kill(ctx)
 	})
 	now := b.Now().UTC()
@@ -301,7 +289,7 @@ func (b *boot) personalise(ctx context.Context) error {
 // ready waits for the agent's word that the guest is up.
 func (b *boot) ready(ctx context.Context) error {
 	if onLayers(b.vm) {
-		b.flattenLater(b.vm.ID, mustShorten)
+		b.chains.later(b.vm.ID, mustShorten)
 	}
 	return b.bounded(ctx, func(ctx context.Context) error { return b.waitReady(ctx, b.live) })
 }
@@ -320,7 +308,7 @@ func (b *boot) bounded(ctx context.Context, fn func(context.Context) error) erro
 var errNeverReady = errors.New("the guest never became ready")
 
 func (b *boot) neverReady(ctx context.Context, cause error) error {
-	tail := b.consoleTail(b.vm.ID)
+	tail := consoleTail(b.Paths.VM(b.vm.ID))
 	failure := api.Errorf(api.CodeNotReady, "the guest of VM %s did not become ready in %s (%w); the end of its console:\n%s", b.vm.Name, b.ReadyTimeout, cause, tail)
 	if b.vm.Spec.AutoRemove {
 		return failure
@@ -339,60 +327,14 @@ func (b *boot) neverReady(ctx context.Context, cause error) error {
 func (b *boot) failed(ctx context.Context) error {
 	var failure *api.Failure
 	if b.cause != nil && api.CodeOf(b.cause) != api.CodeCancelled && !errors.Is(b.cause, context.Canceled) {
-		failure = &api.Failure{Code: api.CodeOf(b.cause), Message: b.cause.Error(), At: b.Now().UTC(), ConsoleTail: b.consoleTail(b.vm.ID)}
+		failure = &api.Failure{Code: api.CodeOf(b.cause), Message: b.cause.Error(), At: b.Now().UTC(), ConsoleTail: consoleTail(b.Paths.VM(b.vm.ID))}
 	}
 	vm, err := b.stopped(ctx, b.vm.ID, "start failed", failure)
 	if err == nil {
-		err = b.dropUnused(ctx, vm)
+		err = b.points.dropUnused(ctx, vm)
 	}
 	if err == nil && exists(b.Paths.VM(vm.ID).Frozen()) && b.vm.State == api.StateSuspended {
 		err = b.stillSuspended(ctx, failure)
 	}
 	return err
-}
-
-// cmdline is for every guest: udev leaves eth0 its name, and the console holds what matters.
-const cmdline = "quiet net.ifnames=0"
-
-// machineOf is what the hypervisor needs to run this VM, and to find it again.
-func (s *Service) machineOf(ctx context.Context, vm api.VM) (hypervisor.Machine, error) {
-	b, err := s.Backends.Get(vm.Spec.Hypervisor)
-	if err != nil {
-		return hypervisor.Machine{}, err
-	}
-	kernel, err := s.Images.KernelFiles(vm.Runtime.KernelDigest)
-	if err != nil {
-		return hypervisor.Machine{}, err
-	}
-	initramfs, err := s.Images.Initramfs(ctx, vm.Runtime.KernelDigest)
-	if err != nil {
-		return hypervisor.Machine{}, err
-	}
-	p := s.Paths.VM(vm.ID)
-	m := hypervisor.Machine{
-		ID: vm.ID, Dir: p.Private(), UID: vm.Runtime.UID, GID: vm.Runtime.UID,
-		CPUs: vm.Spec.CPUs, MemoryBytes: vm.Spec.MemoryBytes,
-		Kernel: kernel.Vmlinuz, Initramfs: initramfs, Cmdline: cmdline,
-		Drives: []hypervisor.Drive{
-			{Serial: agentapi.SerialRoot, Path: vm.Runtime.SystemOverlay, Format: b.Driver(vm.Runtime.RootLayerID).Format()},
-			{Serial: agentapi.SerialModules, Path: kernel.ModulesDisk, Format: "raw", ReadOnly: true},
-			{Serial: agentapi.SerialWork, Path: vm.Runtime.WorkDiskPath, Format: b.Driver(vm.Runtime.WorkLayerID).Format()},
-		},
-	}
-	if vm.Spec.Net != api.NetNone {
-		m.NIC = &hypervisor.NIC{Kind: nicKind(vm.Spec.Net), MAC: vm.Runtime.MAC, TapName: guestOf(vm).Tap}
-	}
-	return m, nil
-}
-
-func guestOf(vm api.VM) network.Guest {
-	g := network.Guest{ID: vm.ID, Name: vm.Name, Kind: vm.Spec.Net, MAC: vm.Runtime.MAC, UID: vm.Runtime.UID}
-	if vm.State == api.StatePooled {
-		g.Name = "" // it is nobody's
-	}
-	g.SetIP(vm.Runtime.GuestIP)
-	if vm.Spec.Net == api.NetBridge {
-		g.Tap = network.TapName(vm.ID)
-	}
-	return g
 }

@@ -43,7 +43,7 @@ func (s *Service) AllStats(ctx context.Context) ([]api.VMStats, error) {
 
 func (s *Service) statsOf(ctx context.Context, vm api.VM) api.VMStats {
 	st := api.VMStats{VMID: vm.ID, Name: vm.Name, At: s.Now().UTC(), DiskUsedBytes: used(vm.Runtime.SystemOverlay) + used(vm.Runtime.WorkDiskPath)}
-	l, alive := s.vmAlive(vm.ID)
+	l, alive := s.vmms.alive(vm.ID)
 	if !alive {
 		return st
 	}

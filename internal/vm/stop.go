@@ -9,8 +9,6 @@ import (
 
 	"banger/api"
 	"banger/api/agentapi"
-	"banger/internal/host"
-	"banger/internal/hypervisor"
 	"banger/internal/operation"
 )
 
@@ -83,7 +81,7 @@ func (s *Service) stop(ctx context.Context, op *operation.Operation, id string, 
 	if timeout <= 0 {
 		timeout = s.StopTimeout
 	}
-	l, alive := s.vmAlive(id)
+	l, alive := s.vmms.alive(id)
 	if !alive {
 		return s.kill(ctx, id, "requested")
 	}
@@ -179,60 +177,16 @@ func (s *Service) letGo(ctx context.Context, vm api.VM) error {
 	var ended, detached error
 	var both sync.WaitGroup
 	both.Go(func() { detached = s.detachNetwork(ctx, vm) })
-	ended = s.endVMM(ctx, vm)
+	ended = s.vmms.end(ctx, vm)
 	operation.Stage(ctx, "end process")
 	both.Wait()
 	operation.Stage(ctx, "detach network")
 	if err := errors.Join(ended, detached); err != nil {
 		return fmt.Errorf("cannot tear down VM %s: %w", vm.Name, err)
 	}
-	if err := s.handles.Clear(vm.ID); err != nil {
+	if err := s.vmms.handles.Clear(vm.ID); err != nil {
 		return err
 	}
-	s.removeSockets(vm)
+	s.machines.removeSockets(vm)
 	return nil
-}
-
-// endVMM ends the VMM that we know, or one that the handles or its own command line name.
-func (s *Service) endVMM(ctx context.Context, vm api.VM) error {
-	s.mu.Lock()
-	l := s.live[vm.ID]
-	s.mu.Unlock()
-	var errs []error
-	if l != nil {
-		if err := l.instance.Kill(ctx); err != nil {
-			errs = append(errs, err)
-		} else {
-			s.dropLive(l)
-		}
-	}
-	h, err := s.handles.Get(vm.ID)
-	if err != nil {
-		s.Log.Warn("going by derived names", "vm", vm.ID, "error", err)
-	}
-	if h.VMM == (host.Process{}) {
-		h.VMM = s.findVMM(ctx, vm)
-	}
-	if h.VMM != (host.Process{}) && s.isVMMOf(ctx, vm, h.VMM) {
-		errs = append(errs, s.endProcess(ctx, h.VMM))
-	}
-	return errors.Join(append(errs, s.backend(vm).Hypervisor.Clean(ctx, s.remains(vm.ID, vm.Runtime.UID)))...)
-}
-
-// remains is what of a VM's machine counts when its VMM is gone.
-func (s *Service) remains(id string, uid int) hypervisor.Machine {
-	m := hypervisor.Machine{ID: id, Dir: s.Paths.VM(id).Private(), UID: uid, GID: uid}
-	for _, serial := range []string{agentapi.SerialRoot, agentapi.SerialModules, agentapi.SerialWork} {
-		m.Drives = append(m.Drives, hypervisor.Drive{Serial: serial})
-	}
-	return m
-}
-
-func (s *Service) endProcess(ctx context.Context, p host.Process) error {
-	if err := s.Host.Signal(p, sigKill); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, endTime)
-	defer cancel()
-	return s.Host.Wait(ctx, p)
 }

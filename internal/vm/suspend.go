@@ -93,18 +93,18 @@ func (s *Service) suspend(ctx context.Context, op *operation.Operation, id, why 
 	if len(vm.Pending) > 0 { // its memory does not go with its spec, and could not be thawed
 		return api.Errorf(api.CodeConflict, "VM %s has not taken up its new CPUs or memory yet", vm.Name).WithHint("banger vm restart %s", vm.Name)
 	}
-	_, l, err := s.agentOf(ctx, id)
+	_, l, err := s.vmms.liveOf(vm)
 	if err != nil {
 		return err
 	}
 	if err := asSpecified(vm); err != nil {
 		return err
 	}
-	m, err := s.machineOf(ctx, vm)
+	m, err := s.machines.of(ctx, vm)
 	if err != nil {
 		return err
 	}
-	stamp, err := s.backend(vm).Hypervisor.Stamp(ctx, m)
+	stamp, err := s.machines.backend(vm).Hypervisor.Stamp(ctx, m)
 	if err != nil {
 		return err
 	}
@@ -219,7 +219,7 @@ func (s *Service) pausing(ctx context.Context, ref string, from, to api.State, e
 		if vm, err = s.Store.VM(ctx, vm.ID); err != nil || vm.State == to {
 			return err
 		}
-		l, alive := s.vmAlive(vm.ID)
+		l, alive := s.vmms.alive(vm.ID)
 		if vm.State != from || !alive {
 			return api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State).WithHint("banger vm start %s", vm.Name)
 		}

@@ -46,7 +46,7 @@ func (s *Service) BuildTemplate(ctx context.Context, op *operation.Operation, sp
 	}
 	vm.Runtime.ImageDigest, vm.Runtime.KernelDigest = img.Digest, k.Digest
 	vm.Spec.RootBytes = max(or(vm.Spec.RootBytes, defaultRootBytes), img.SizeBytes)
-	w, err := s.templateWant(ctx, vm)
+	w, err := s.machines.templateWant(ctx, vm)
 	if err != nil {
 		return api.Template{}, err
 	}

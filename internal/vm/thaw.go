@@ -9,7 +9,6 @@ import (
 	"banger/api"
 	"banger/internal/durable"
 	"banger/internal/hypervisor"
-	"banger/internal/template"
 )
 
 // clonable reports whether this start can thaw a template: nobody has written the disks yet. The memory of a
@@ -20,7 +19,7 @@ func (b *boot) clonable() bool {
 
 // template finds or builds the template. Where none can be built the VM is booted, with a warning.
 func (b *boot) template(ctx context.Context) error {
-	w, err := b.templateWant(ctx, b.vm)
+	w, err := b.machines.templateWant(ctx, b.vm)
 	if err != nil {
 		return err
 	}
@@ -32,24 +31,6 @@ func (b *boot) template(ctx context.Context) error {
 	}
 	b.base = t
 	return err
-}
-
-// templateWant is the template that a VM would be thawed from.
-func (s *Service) templateWant(ctx context.Context, vm api.VM) (template.Want, error) {
-	img, err := s.Images.Image(ctx, vm.Runtime.ImageDigest)
-	if err != nil {
-		return template.Want{}, err
-	}
-	m, err := s.machineOf(ctx, vm)
-	if err != nil {
-		return template.Want{}, err
-	}
-	return template.Want{
-		Image: img, KernelDigest: vm.Runtime.KernelDigest, Root: s.Images.RootPath(img.Digest),
-		Modules: m.Drives[1].Path, Kernel: m.Kernel, Initramfs: m.Initramfs, Cmdline: m.Cmdline,
-		CPUs: vm.Spec.CPUs, MemoryBytes: vm.Spec.MemoryBytes, DiskBytes: vm.Spec.DiskBytes, RootBytes: vm.Spec.RootBytes,
-		Net: vm.Spec.Net, Hypervisor: vm.Spec.Hypervisor,
-	}, nil
 }
 
 // lieOn records which template the disks will lie on, before they do.
@@ -79,7 +60,7 @@ func (b *boot) clone(ctx context.Context) error {
 	f.Stage = b.op.Stage
 	var network error
 	f.BeforeRun = func() error { network = b.link.Pinned(ctx); return network } // made while the VMM starts
-	instance, err := b.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
+	instance, err := b.machines.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
 	if err == nil {
 		err := b.running(ctx, instance, true)
 		b.live.anonymous = true
@@ -101,7 +82,7 @@ func (b *boot) clone(ctx context.Context) error {
 // bootInstead gives the VM disks of its own again and boots it.
 func (b *boot) bootInstead(ctx context.Context, why error) error {
 	work := b.vm.Runtime.WorkTemplateID == b.base.ID && b.vm.StartedAt == nil // made by this very start
-	disks := b.backend(b.vm).Disks
+	disks := b.machines.backend(b.vm).Disks
 	errs := []error{disks.Delete(ctx, b.vm.Runtime.SystemOverlay)}
 	if work {
 		errs = append(errs, disks.Delete(ctx, b.vm.Runtime.WorkDiskPath))
@@ -135,7 +116,7 @@ func (b *boot) bootInstead(ctx context.Context, why error) error {
 // says both ways out.
 func (b *boot) resume(ctx context.Context) error {
 	p := b.Paths.VM(b.vm.ID)
-	stamp, err := b.backend(b.vm).Hypervisor.Stamp(ctx, b.machine)
+	stamp, err := b.machines.backend(b.vm).Hypervisor.Stamp(ctx, b.machine)
 	if err != nil {
 		return err
 	}
@@ -161,7 +142,7 @@ func (b *boot) resume(ctx context.Context) error {
 	if frozen.TemplateID != "" {
 		f.Memory = b.Paths.Template(frozen.TemplateID).Memory()
 	}
-	instance, err := b.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
+	instance, err := b.machines.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
 	if api.CodeOf(err) == api.CodeConflict {
 		return b.cannotResume(err)
 	} else if err != nil {

@@ -109,7 +109,7 @@ func (s *Service) condition(name string) (func(context.Context, api.VM) (ok bool
 			return nil, api.Errorf(api.CodeInvalid, "%q names no port", name)
 		}
 		return func(ctx context.Context, vm api.VM) (bool, <-chan struct{}, error) {
-			if l, ok := s.vmAlive(vm.ID); ok && vm.Ready {
+			if l, ok := s.vmms.alive(vm.ID); ok && vm.Ready {
 				if c, err := l.agent.Dial(ctx, port); err == nil {
 					c.Close()
 					return true, nil, nil
