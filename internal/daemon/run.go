@@ -83,7 +83,7 @@ func run(ctx context.Context, cfg *config.Config, f flags, stdio IO, ready *read
 	srv.Drain()
 	return errors.Join(
 		door.hide(),
-		bounded(operationsTime, "the pool", parts.vms.EndPool),
+		bounded(operationsTime, "the pool", parts.vms.Pool.End),
 		bounded(operationsTime, "operations", func(context.Context) error { parts.operations.Close(); return nil }),
 		bounded(requestsTime, "requests", srv.Shutdown),
 	)

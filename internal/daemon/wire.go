@@ -123,21 +123,21 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 	}
 	p.vms = vm.New(vms)
 	p.onClose(func() error { p.vms.Close(); return nil })
-	p.sessions = sessions(p.vms, cfg, log)
+	p.sessions = sessions(st, p.vms, cfg, log)
 	p.onClose(func() error { p.sessions.Close(); return nil })
 	return p, nil
 }
 
-func sessions(vms *vm.Service, cfg *config.Config, log *slog.Logger) *session.Service {
+func sessions(st *store.Store, vms *vm.Service, cfg *config.Config, log *slog.Logger) *session.Service {
 	return session.New(session.Options{
-		Store: vms.Store, VM: vms.Records.Get, Events: vms.Records.Events, Wake: vms.Records.Wake, Log: log, Now: vms.Now, LogLimit: cfg.SessionLog,
+		Store: st, VM: vms.Records.Get, Events: vms.Records.Events, Wake: vms.Records.Wake, Log: log, Now: time.Now, LogLimit: cfg.SessionLog,
 		NewID: func() string { return newID(rand.Reader) },
 		Reach: func(ctx context.Context, ref string) (session.Guest, error) {
-			vm, agent, why, end, err := vms.Reach(ctx, ref)
+			vm, agent, why, end, err := vms.Guests.Reach(ctx, ref)
 			return session.Guest{VM: vm, Agent: agent, Why: why, Close: end}, err
 		},
 		Look: func(ctx context.Context, ref string) (session.Guest, error) {
-			vm, agent, err := vms.Look(ctx, ref)
+			vm, agent, err := vms.Guests.Look(ctx, ref)
 			return session.Guest{VM: vm, Agent: agent, Why: func(err error) error { return err }, Close: func() {}}, err
 		},
 	})

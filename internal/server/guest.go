@@ -31,13 +31,13 @@ func (s *Server) exec(c *call) error {
 		if err := c.decode(&spec, execBody); err != nil {
 			return err
 		}
-		res, err := s.VMs.ExecWait(c.ctx, c.ref(), spec)
+		res, err := s.VMs.Guests.ExecWait(c.ctx, c.ref(), spec)
 		if err != nil {
 			return err
 		}
 		return c.answer(res)
 	}
-	stream, err := s.VMs.OpenExec(c.ctx, c.ref())
+	stream, err := s.VMs.Guests.OpenExec(c.ctx, c.ref())
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func (s *Server) dial(c *call) error {
 	if port < 1 || port > 65535 {
 		return api.Errorf(api.CodeInvalid, "port %d is not 1 to 65535", port)
 	}
-	guest, err := s.VMs.Dial(c.ctx, c.ref(), int(port))
+	guest, err := s.VMs.Guests.Dial(c.ctx, c.ref(), int(port))
 	if err != nil {
 		return err
 	}
@@ -119,11 +119,11 @@ func (s *Server) logs(c *call) error {
 }
 
 func (s *Server) statFile(c *call) (api.FileStat, error) {
-	return s.VMs.StatFile(c.ctx, c.ref(), c.query.Get("path"))
+	return s.VMs.Guests.StatFile(c.ctx, c.ref(), c.query.Get("path"))
 }
 
 func (s *Server) getFile(c *call) error {
-	r, mode, err := s.VMs.GetFile(c.ctx, c.ref(), c.query.Get("path"))
+	r, mode, err := s.VMs.Guests.GetFile(c.ctx, c.ref(), c.query.Get("path"))
 	if err != nil {
 		return err
 	}
@@ -140,14 +140,14 @@ func (s *Server) putFile(c *call) error {
 		}
 		mode = fs.FileMode(bits)
 	}
-	if err := s.VMs.PutFile(c.ctx, c.ref(), c.query.Get("path"), c.query.Get("user"), mode, c.r.Body); err != nil {
+	if err := s.VMs.Guests.PutFile(c.ctx, c.ref(), c.query.Get("path"), c.query.Get("user"), mode, c.r.Body); err != nil {
 		return err
 	}
 	return c.answer(empty{})
 }
 
 func (s *Server) getTree(c *call) error {
-	r, err := s.VMs.GetTree(c.ctx, c.ref(), c.query.Get("path"))
+	r, err := s.VMs.Guests.GetTree(c.ctx, c.ref(), c.query.Get("path"))
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (s *Server) getTree(c *call) error {
 }
 
 func (s *Server) putTree(c *call) error {
-	if err := s.VMs.PutTree(c.ctx, c.ref(), c.query.Get("path"), c.query.Get("user"), c.r.Body); err != nil {
+	if err := s.VMs.Guests.PutTree(c.ctx, c.ref(), c.query.Get("path"), c.query.Get("user"), c.r.Body); err != nil {
 		return err
 	}
 	return c.answer(empty{})

@@ -11,7 +11,7 @@ func (s *Server) listImages(c *call) ([]api.Image, error) { return s.Images.Imag
 func (s *Server) getImage(c *call) (api.Image, error)     { return s.Images.Image(c.ctx, c.ref()) }
 
 func (s *Server) deleteImage(c *call) (empty, error) {
-	return empty{}, s.VMs.DeleteImage(c.ctx, c.ref())
+	return empty{}, s.VMs.Objects.DeleteImage(c.ctx, c.ref())
 }
 
 func (s *Server) saveImage(c *call, i api.ImageSave) (*operation.Operation, error) {
@@ -38,7 +38,7 @@ func (s *Server) listKernels(c *call) ([]api.Kernel, error) { return s.Images.Ke
 func (s *Server) getKernel(c *call) (api.Kernel, error)     { return s.Images.Kernel(c.ctx, c.ref()) }
 
 func (s *Server) deleteKernel(c *call) (empty, error) {
-	return empty{}, s.VMs.DeleteKernel(c.ctx, c.ref())
+	return empty{}, s.VMs.Objects.DeleteKernel(c.ctx, c.ref())
 }
 
 func (s *Server) buildKernel(_ *call, b api.KernelBuild) (*operation.Operation, error) {

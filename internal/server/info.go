@@ -74,7 +74,7 @@ func (s *Server) describeObjects(ctx context.Context, i *api.Info, problem func(
 	if err != nil {
 		problem("cannot count machines: %v", err)
 	}
-	i.PoolReady, i.PoolWanted = s.VMs.PoolState()
+	i.PoolReady, i.PoolWanted = s.VMs.Pool.State()
 	for state, n := range vms {
 		if state == api.StatePooled {
 			continue

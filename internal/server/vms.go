@@ -55,10 +55,10 @@ func (s *Server) suspendVM(c *call) (*operation.Operation, error) {
 }
 
 func (s *Server) hostShutdown(c *call) (*operation.Operation, error) {
-	return s.VMs.HostShutdown(c.ctx)
+	return s.VMs.HostPower.Down(c.ctx)
 }
 
-func (s *Server) hostBoot(c *call) (*operation.Operation, error) { return s.VMs.HostBoot(c.ctx) }
+func (s *Server) hostBoot(c *call) (*operation.Operation, error) { return s.VMs.HostPower.Up(c.ctx) }
 
 func (s *Server) forkVM(c *call, fork api.VMFork) (api.VMForked, error) {
 	vms, op, err := s.VMs.Fork(c.ctx, c.ref(), fork)
@@ -95,11 +95,11 @@ func (s *Server) resetVM(c *call, reset api.VMReset) (*operation.Operation, erro
 }
 
 func (s *Server) signalVM(c *call, signal api.VMSignal) (empty, error) {
-	return empty{}, s.VMs.Signal(c.ctx, c.ref(), signal)
+	return empty{}, s.VMs.Guests.Signal(c.ctx, c.ref(), signal)
 }
 
 func (s *Server) startMain(c *call, spec api.ExecSpec) (api.VM, error) {
-	return s.VMs.StartMain(c.ctx, c.ref(), spec)
+	return s.VMs.Guests.StartMain(c.ctx, c.ref(), spec)
 }
 
 func (s *Server) wait(c *call) (api.WaitResult, error) {
@@ -118,19 +118,19 @@ func (s *Server) wait(c *call) (api.WaitResult, error) {
 			api.Errorf(api.CodeTimeout, "waited %s for %s of %s, and it has not come", d, condition, c.ref()))
 		defer cancel()
 	}
-	res, err := s.VMs.Wait(ctx, c.ref(), condition)
+	res, err := s.VMs.Guests.Wait(ctx, c.ref(), condition)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx) // whatever the wait was cut off with, this is why
 	}
 	return res, err
 }
 
-func (s *Server) stats(c *call) (api.VMStats, error)      { return s.VMs.Stats(c.ctx, c.ref()) }
-func (s *Server) allStats(c *call) ([]api.VMStats, error) { return s.VMs.AllStats(c.ctx) }
-func (s *Server) ports(c *call) ([]api.Port, error)       { return s.VMs.Ports(c.ctx, c.ref()) }
+func (s *Server) stats(c *call) (api.VMStats, error)      { return s.VMs.Figures.Of(c.ctx, c.ref()) }
+func (s *Server) allStats(c *call) ([]api.VMStats, error) { return s.VMs.Figures.All(c.ctx) }
+func (s *Server) ports(c *call) ([]api.Port, error)       { return s.VMs.Guests.Ports(c.ctx, c.ref()) }
 
 func (s *Server) prune(c *call) (api.PruneResult, error) {
-	return s.VMs.Prune(c.ctx, c.flag("dry_run"))
+	return s.VMs.Objects.Prune(c.ctx, c.flag("dry_run"))
 }
 
 // maxDuration keeps milliseconds far from where time.Duration overflows.

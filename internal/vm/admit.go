@@ -17,14 +17,14 @@ const overhead = (128 + 64) << 20
 
 // admit refuses a start of so many VMs that the host's free memory cannot bear, before the OOM killer chooses somebody.
 // What is in the pool makes room first.
-func (s *Service) admit(ctx context.Context, memoryBytes int64, count int) error {
+func (st *starts) admit(ctx context.Context, memoryBytes int64, count int) error {
 	for {
-		m := s.Memory()
+		m := st.memory()
 		need := int64(count) * (memoryBytes + overhead)
 		if m.Available == 0 || need <= m.Available {
 			return nil
 		}
-		if given, err := s.giveUp(ctx); err != nil || !given {
+		if given, err := st.giveUp(ctx); err != nil || !given {
 			return errors.Join(err, tooMuch(need, m.Available, count))
 		}
 	}

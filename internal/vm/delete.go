@@ -6,15 +6,38 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"banger/api"
+	"banger/internal/config"
+	"banger/internal/guest/ssh"
+	"banger/internal/layer"
 	"banger/internal/operation"
+	"banger/internal/store"
+	"banger/internal/template"
 )
+
+// removals takes VMs away without a trace.
+type removals struct {
+	store      *store.Store
+	records    *Records
+	locks      *vmLocks
+	operations *operation.Registry
+	stops      *stops
+	snapshots  *Snapshots
+	uses       *uses
+	spare      *spareRoom
+	layers     *layer.Service
+	templates  *template.Service
+	knownHosts ssh.KnownHosts
+	paths      config.Paths
+	now        func() time.Time
+}
 
 // Delete removes a VM with its disks, snapshots, logs and pinned keys. One that runs or has snapshots is refused unless force
 // is set; it is then killed. It works in every state, and a second delete joins the first.
-func (s *Service) Delete(ctx context.Context, ref string, force bool) (*operation.Operation, error) {
-	vm, err := s.Records.Get(ctx, ref)
+func (d *removals) Delete(ctx context.Context, ref string, force bool) (*operation.Operation, error) {
+	vm, err := d.records.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -24,8 +47,8 @@ func (s *Service) Delete(ctx context.Context, ref string, force bool) (*operatio
 	if len(vm.Snapshots) > 0 && !force {
 		return nil, hasSnapshots(vm)
 	}
-	s.Operations.CancelStarts(vm.ID)
-	return s.beginDelete(vm.ID, func(vm api.VM) error {
+	d.operations.CancelStarts(vm.ID)
+	return d.begin(vm.ID, func(vm api.VM) error {
 		if len(vm.Snapshots) > 0 && !force { // made just now
 			return hasSnapshots(vm)
 		}
@@ -33,14 +56,14 @@ func (s *Service) Delete(ctx context.Context, ref string, force bool) (*operatio
 	}), nil
 }
 
-// beginDelete joins a delete that is under way.
-func (s *Service) beginDelete(id string, may func(api.VM) error) *operation.Operation {
-	if op, ok := s.Operations.Running("vm.delete", id); ok {
+// begin joins a delete that is under way.
+func (d *removals) begin(id string, may func(api.VM) error) *operation.Operation {
+	if op, ok := d.operations.Running("vm.delete", id); ok {
 		return op
 	}
-	return s.Operations.Start("vm.delete", id, func(ctx context.Context, op *operation.Operation) error {
+	return d.operations.Start("vm.delete", id, func(ctx context.Context, op *operation.Operation) error {
 		op.SetResult(id)
-		return op.Step(ctx, "delete", func(ctx context.Context) error { return s.removeIf(ctx, id, may) })
+		return op.Step(ctx, "delete", func(ctx context.Context) error { return d.removeIf(ctx, id, may) })
 	})
 }
 
@@ -57,24 +80,24 @@ func andSnapshots(vm api.VM) string {
 }
 
 // remove takes a VM away without a trace. One that is gone already is no error.
-func (s *Service) remove(ctx context.Context, id string) error {
-	return s.removeIf(ctx, id, func(api.VM) error { return nil })
+func (d *removals) remove(ctx context.Context, id string) error {
+	return d.removeIf(ctx, id, func(api.VM) error { return nil })
 }
 
 // removeIf removes a VM unless may refuses it, which is asked with its lock held.
-func (s *Service) removeIf(ctx context.Context, id string, may func(api.VM) error) error {
-	return s.withReserve(func() error { return s.removeOnce(ctx, id, may) })
+func (d *removals) removeIf(ctx context.Context, id string, may func(api.VM) error) error {
+	return d.spare.with(func() error { return d.removeOnce(ctx, id, may) })
 }
 
-func (s *Service) removeOnce(ctx context.Context, id string, may func(api.VM) error) error {
-	unlock, err := s.locks.Lock(ctx, id)
+func (d *removals) removeOnce(ctx context.Context, id string, may func(api.VM) error) error {
+	unlock, err := d.locks.Lock(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	ctx = context.WithoutCancel(ctx) // once begun, it is completed
 	stopped := []api.Event{}
-	vm, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	vm, err := d.records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		if err := may(*vm); err != nil && vm.State != api.StateDeleting {
 			return nil, err
 		}
@@ -83,7 +106,7 @@ func (s *Service) removeOnce(ctx context.Context, id string, may func(api.VM) er
 		default:
 			stopped = append(stopped, api.Event{Kind: "vm.stopped", Data: map[string]string{"reason": "deleted"}})
 		}
-		if now := s.Now().UTC(); vm.Main != nil && vm.Main.EndedAt == nil {
+		if now := d.now().UTC(); vm.Main != nil && vm.Main.EndedAt == nil {
 			vm.Main.EndedAt, vm.Main.Error = &now, "the VM stopped: deleted"
 		}
 		if vm.State != api.StatePooled { // that is removed by the next start in any case
@@ -98,27 +121,27 @@ func (s *Service) removeOnce(ctx context.Context, id string, may func(api.VM) er
 	}
 	operation.Stage(ctx, "mark")
 	forgotten := make(chan error, 1)
-	go func() { forgotten <- s.KnownHosts.Remove(hostNames(vm)...) }()
-	if err := s.letGo(ctx, vm); err != nil {
+	go func() { forgotten <- d.knownHosts.Remove(hostNames(vm)...) }()
+	if err := d.stops.letGo(ctx, vm); err != nil {
 		return errors.Join(err, <-forgotten)
 	}
-	s.uses.forget(id)
-	if err := s.forgetSnapshots(ctx, id); err != nil {
+	d.uses.forget(id)
+	if err := d.snapshots.forgetOf(ctx, id); err != nil {
 		return errors.Join(fmt.Errorf("cannot remove the snapshots of VM %s: %w", vm.Name, err), <-forgotten)
 	}
-	if err := errors.Join(os.RemoveAll(s.Paths.VM(id).Dir), <-forgotten); err != nil {
+	if err := errors.Join(os.RemoveAll(d.paths.VM(id).Dir), <-forgotten); err != nil {
 		return fmt.Errorf("cannot remove VM %s: %w", vm.Name, err)
 	}
 	operation.Stage(ctx, "remove files")
-	if err := s.Store.DeleteVM(ctx, id, stopped...); err != nil {
+	if err := d.store.DeleteVM(ctx, id, stopped...); err != nil {
 		return err
 	}
-	s.Records.Wake()
+	d.records.Wake()
 	operation.Stage(ctx, "remove record")
 	if onLayers(vm) || len(vm.Snapshots) > 0 {
-		if err := s.Layers.Sweep(ctx); err != nil {
+		if err := d.layers.Sweep(ctx); err != nil {
 			return err
 		}
 	}
-	return s.Templates.Sweep(ctx, s.Records.TemplateInUse(ctx))
+	return d.templates.Sweep(ctx, d.records.TemplateInUse(ctx))
 }

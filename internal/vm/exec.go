@@ -6,26 +6,26 @@ import (
 	"io"
 
 	"banger/api"
+	"banger/api/agentapi"
 	"banger/internal/frame"
 	"banger/internal/guest"
-	"banger/internal/logbook"
 )
 
 // ExecStream is an exec call that has been let in.
 type ExecStream struct {
-	service *Service
-	vm      api.VM
-	live    *liveVM
-	end     func()
+	mains *mains
+	vm    api.VM
+	live  *liveVM
+	end   func()
 }
 
 // OpenExec refuses what can be refused before the caller's connection is upgraded. The caller closes the stream.
-func (s *Service) OpenExec(ctx context.Context, ref string) (*ExecStream, error) {
-	vm, l, end, err := s.reach(ctx, ref)
+func (g *Guests) OpenExec(ctx context.Context, ref string) (*ExecStream, error) {
+	vm, l, end, err := g.reach(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	return &ExecStream{s, vm, l, end}, nil
+	return &ExecStream{g.mains, vm, l, end}, nil
 }
 
 // Close lets the VM idle again.
@@ -41,7 +41,7 @@ func (e *ExecStream) Proxy(ctx context.Context, client io.ReadWriteCloser) error
 				return err
 			}
 			var err error
-			record, err = e.service.beginMain(ctx, e.live, spec.Argv)
+			record, err = e.mains.begin(ctx, e.live, spec.Argv)
 			return err
 		},
 		Why:    e.live.why,
@@ -58,21 +58,21 @@ func (e *ExecStream) Proxy(ctx context.Context, client io.ReadWriteCloser) error
 }
 
 // ExecWait runs a command, waits for it, and answers with what it wrote.
-func (s *Service) ExecWait(ctx context.Context, ref string, spec api.ExecSpec) (api.ExecResult, error) {
+func (g *Guests) ExecWait(ctx context.Context, ref string, spec api.ExecSpec) (api.ExecResult, error) {
 	if err := spec.Validate(); err != nil {
 		return api.ExecResult{}, err
 	}
 	if spec.TTY {
 		return api.ExecResult{}, api.Errorf(api.CodeInvalid, "a call that waits has no terminal")
 	}
-	_, l, end, err := s.reach(ctx, ref)
+	_, l, end, err := g.reach(ctx, ref)
 	if err != nil {
 		return api.ExecResult{}, err
 	}
 	defer end()
 	var record *mainRecord
 	if spec.Main {
-		if record, err = s.beginMain(ctx, l, spec.Argv); err != nil {
+		if record, err = g.mains.begin(ctx, l, spec.Argv); err != nil {
 			return api.ExecResult{}, err
 		}
 	}
@@ -100,32 +100,56 @@ func plain(text, b64 string) []byte {
 	return bytes
 }
 
-// mainRecord keeps the main command's output and end while it runs in an exec call. A nil one keeps nothing.
-type mainRecord struct {
-	service *Service
-	id      string
-	book    *logbook.Book
+// StartMain starts the VM's main command in the guest, where it outlives this call, the daemon, and
+// the agent. Its output is kept for Logs, its end for Wait.
+func (g *Guests) StartMain(ctx context.Context, ref string, spec api.ExecSpec) (api.VM, error) {
+	if err := spec.Validate(); err != nil {
+		return api.VM{}, err
+	}
+	vm, l, end, err := g.reach(ctx, ref)
+	if err != nil {
+		return vm, err
+	}
+	defer end()
+	record, err := g.mains.begin(ctx, l, spec.Argv)
+	if err != nil {
+		return vm, err
+	}
+	if err := record.book.Close(); err != nil {
+		return vm, err
+	}
+	spec.Stdin = false // nobody is there to type
+	start := agentapi.SessionStart{ID: mainSession, Exec: spec, LogLimitBytes: g.sessionLog}
+	_, err = l.agent.StartSession(ctx, start)
+	if api.CodeOf(err) == api.CodeExists { // that of the VM which this one is a fork of
+		if err = l.agent.DeleteSession(ctx, mainSession); err == nil {
+			_, err = l.agent.StartSession(ctx, start)
+		}
+	}
+	if err != nil {
+		g.mains.ended(vm.ID, mainEnd{err: err})
+		return vm, err
+	}
+	if vm, err = g.store.VM(ctx, vm.ID); err != nil {
+		return vm, err
+	}
+	g.mains.follow(vm, l)
+	if err := g.store.AddEvent(ctx, api.Event{Kind: "session.started", VMID: vm.ID, Name: vm.Name, Data: map[string]string{"session": mainSession}}); err != nil {
+		return vm, err
+	}
+	g.records.Wake()
+	return vm, nil
 }
 
-func (r *mainRecord) output(ch frame.Channel, p []byte) {
-	if r == nil {
-		return
+// Signal sends a signal to the main command.
+func (g *Guests) Signal(ctx context.Context, ref string, sig api.VMSignal) error {
+	vm, l, end, err := g.reach(ctx, ref)
+	if err != nil {
+		return err
 	}
-	stream := logbook.Stdout
-	if ch == frame.Stderr {
-		stream = logbook.Stderr
+	defer end()
+	if vm.Main == nil || vm.Main.EndedAt != nil {
+		return api.Errorf(api.CodeConflict, "VM %s has no main command that runs", vm.Name).WithHint("banger vm kill %s", vm.Name)
 	}
-	if err := r.book.Append(stream, p, r.service.Now()); err != nil {
-		r.service.Log.Error("cannot keep output", "vm", r.id, "error", err)
-	}
-}
-
-func (r *mainRecord) finish(end mainEnd) {
-	if r == nil {
-		return
-	}
-	if err := r.book.Close(); err != nil {
-		r.service.Log.Error("cannot close a log", "vm", r.id, "error", err)
-	}
-	r.service.endMain(r.id, end)
+	return l.agent.SignalSession(ctx, mainSession, sig.Signal)
 }

@@ -12,8 +12,8 @@ import (
 )
 
 // StatFile describes a path in the guest.
-func (s *Service) StatFile(ctx context.Context, ref, path string) (api.FileStat, error) {
-	l, end, err := s.reachFor(ctx, ref, path)
+func (g *Guests) StatFile(ctx context.Context, ref, path string) (api.FileStat, error) {
+	l, end, err := g.reachFor(ctx, ref, path)
 	if err != nil {
 		return api.FileStat{}, err
 	}
@@ -22,8 +22,8 @@ func (s *Service) StatFile(ctx context.Context, ref, path string) (api.FileStat,
 }
 
 // GetFile reads one file of the guest.
-func (s *Service) GetFile(ctx context.Context, ref, path string) (io.ReadCloser, fs.FileMode, error) {
-	l, end, err := s.reachFor(ctx, ref, path)
+func (g *Guests) GetFile(ctx context.Context, ref, path string) (io.ReadCloser, fs.FileMode, error) {
+	l, end, err := g.reachFor(ctx, ref, path)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -36,8 +36,8 @@ func (s *Service) GetFile(ctx context.Context, ref, path string) (io.ReadCloser,
 }
 
 // PutFile writes one file of the guest: the whole new one or the old one, never half.
-func (s *Service) PutFile(ctx context.Context, ref, path, user string, mode fs.FileMode, r io.Reader) error {
-	l, end, err := s.reachFor(ctx, ref, path)
+func (g *Guests) PutFile(ctx context.Context, ref, path, user string, mode fs.FileMode, r io.Reader) error {
+	l, end, err := g.reachFor(ctx, ref, path)
 	if err != nil {
 		return err
 	}
@@ -46,8 +46,8 @@ func (s *Service) PutFile(ctx context.Context, ref, path, user string, mode fs.F
 }
 
 // GetTree reads a file or directory of the guest as a tar stream.
-func (s *Service) GetTree(ctx context.Context, ref, path string) (io.ReadCloser, error) {
-	l, end, err := s.reachFor(ctx, ref, path)
+func (g *Guests) GetTree(ctx context.Context, ref, path string) (io.ReadCloser, error) {
+	l, end, err := g.reachFor(ctx, ref, path)
 	if err != nil {
 		return nil, err
 	}
@@ -60,8 +60,8 @@ func (s *Service) GetTree(ctx context.Context, ref, path string) (io.ReadCloser,
 }
 
 // PutTree unpacks a tar stream below a directory of the guest.
-func (s *Service) PutTree(ctx context.Context, ref, path, user string, r io.Reader) error {
-	l, end, err := s.reachFor(ctx, ref, path)
+func (g *Guests) PutTree(ctx context.Context, ref, path, user string, r io.Reader) error {
+	l, end, err := g.reachFor(ctx, ref, path)
 	if err != nil {
 		return err
 	}
@@ -69,20 +69,20 @@ func (s *Service) PutTree(ctx context.Context, ref, path, user string, r io.Read
 	return l.why(l.agent.PutTree(ctx, path, user, r))
 }
 
-func (s *Service) reachFor(ctx context.Context, ref, path string) (*liveVM, func(), error) {
+func (g *Guests) reachFor(ctx context.Context, ref, path string) (*liveVM, func(), error) {
 	if !strings.HasPrefix(path, "/") || strings.Contains(path, "\x00") {
 		return nil, nil, api.Errorf(api.CodeInvalid, "path %q in the guest is not absolute", path)
 	}
-	_, l, end, err := s.reach(ctx, ref)
+	_, l, end, err := g.reach(ctx, ref)
 	return l, end, err
 }
 
 // Dial connects to a TCP port in the guest, by its loopback.
-func (s *Service) Dial(ctx context.Context, ref string, port int) (net.Conn, error) {
+func (g *Guests) Dial(ctx context.Context, ref string, port int) (net.Conn, error) {
 	if port < 1 || port > 65535 {
 		return nil, api.Errorf(api.CodeInvalid, "%d is no port", port)
 	}
-	_, l, end, err := s.reach(ctx, ref)
+	_, l, end, err := g.reach(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -95,8 +95,8 @@ func (s *Service) Dial(ctx context.Context, ref string, port int) (net.Conn, err
 }
 
 // Ports lists what listens in the guest, and how to reach each from this host.
-func (s *Service) Ports(ctx context.Context, ref string) ([]api.Port, error) {
-	vm, l, end, err := s.reach(ctx, ref)
+func (g *Guests) Ports(ctx context.Context, ref string) ([]api.Port, error) {
+	vm, l, end, err := g.reach(ctx, ref)
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,7 @@ import (
 
 // fork is one making of forks under way.
 type fork struct {
-	*Service
+	*forks
 	op     *operation.Operation
 	source api.VM
 	live   *liveVM // the source's
@@ -36,7 +36,7 @@ type fork struct {
 func (k *fork) run(ctx context.Context) error {
 	k.op.SetResult(k.source.ID)
 	k.op.Undo("forks", func(ctx context.Context) error {
-		return k.each(0, func(n int) error { return k.remove(ctx, k.vms[n].ID) })
+		return k.each(0, func(n int) error { return k.removals.remove(ctx, k.vms[n].ID) })
 	})
 	for _, vm := range k.vms {
 		unlock, err := k.locks.Lock(ctx, vm.ID)
@@ -114,7 +114,7 @@ func (k *fork) each(limit int, fn func(n int) error) error {
 
 // prepare makes all that can be made while the source runs.
 func (k *fork) prepare(ctx context.Context) (err error) {
-	if k.source, err = k.Store.VM(ctx, k.source.ID); err != nil {
+	if k.source, err = k.store.VM(ctx, k.source.ID); err != nil {
 		return err
 	}
 	if k.live, err = k.points.forkable(k.source); err != nil {
@@ -150,7 +150,7 @@ func (k *fork) prepareForks(ctx context.Context) error {
 		mu.Lock()
 		keys[vm.ID] = public
 		mu.Unlock()
-		return writeSecret(k.Paths.VM(vm.ID).HostKey(), private)
+		return writeSecret(k.paths.VM(vm.ID).HostKey(), private)
 	}); err != nil {
 		return err
 	}
@@ -160,12 +160,12 @@ func (k *fork) prepareForks(ctx context.Context) error {
 	k.boots = make([]*boot, len(k.vms))
 	return k.each(2*runtime.NumCPU(), func(n int) (err error) {
 		vm := k.vms[n]
-		b := &boot{Service: k.Service, op: k.op, vm: vm}
+		b := &boot{starts: k.starts, op: k.op, vm: vm}
 		k.boots[n] = b
 		if b.machine, err = k.machines.of(ctx, vm); err != nil {
 			return err
 		}
-		return errors.Join(k.points.makeTops(ctx, vm, k.point.point), k.KnownHosts.Pin(hostNames(vm), vm.Runtime.SSHHostKey), b.network(ctx))
+		return errors.Join(k.points.makeTops(ctx, vm, k.point.point), k.knownHosts.Pin(hostNames(vm), vm.Runtime.SSHHostKey), b.prepareLink(ctx))
 	})
 }
 
@@ -175,15 +175,15 @@ func (k *fork) record(ctx context.Context, keys map[string]string) (err error) {
 	for n, vm := range k.vms {
 		ids[n] = vm.ID
 	}
-	k.vms, err = k.Store.UpdateVMs(ctx, ids, func(vm *api.VM) ([]api.Event, error) {
+	k.vms, err = k.store.UpdateVMs(ctx, ids, func(vm *api.VM) ([]api.Event, error) {
 		labels, remove, autostart := vm.Spec.Labels, vm.Spec.AutoRemove, vm.Spec.Autostart
 		vm.Spec = k.source.Spec // it may have been changed since the forks were reserved
 		vm.Spec.Labels, vm.Spec.AutoRemove, vm.Spec.Autostart = labels, remove, autostart
 		vm.Runtime.SSHHostKey = keys[vm.ID]
-		k.point.point.lieOn(vm, k.Paths)
+		k.point.point.lieOn(vm, k.paths)
 		return nil, nil
 	})
-	k.Records.Wake()
+	k.records.Wake()
 	return err
 }
 
@@ -207,7 +207,7 @@ func (k *fork) begin(ctx context.Context, g *errgroup.Group) {
 
 // thaw brings one fork to where it can be used.
 func (k *fork) thaw(ctx context.Context, b *boot, first int32) error {
-	f := k.point.point.frozen(k.Paths, k.dir)
+	f := k.point.point.frozen(k.paths, k.dir)
 	f.Await = func(ctx context.Context) error {
 		if k.arrived.Add(1) == first {
 			close(k.waiting)
@@ -229,12 +229,12 @@ func (k *fork) thaw(ctx context.Context, b *boot, first int32) error {
 	if err := b.running(ctx, instance, k.source.Runtime.Thawed); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, k.ReadyTimeout, errNeverReady)
+	ctx, cancel := context.WithTimeoutCause(ctx, k.readyTimeout, errNeverReady)
 	defer cancel()
-	if err := k.personalise(ctx, b.live); err != nil {
+	if err := k.bringUp.personalise(ctx, b.live); err != nil {
 		return k.neverForked(ctx, b, err)
 	}
-	if err := k.waitReady(ctx, b.live); err != nil {
+	if err := k.bringUp.waitReady(ctx, b.live); err != nil {
 		return k.neverForked(ctx, b, err)
 	}
 	return nil
@@ -245,7 +245,7 @@ func (k *fork) neverForked(ctx context.Context, b *boot, cause error) error {
 	if !errors.Is(context.Cause(ctx), errNeverReady) {
 		return cause
 	}
-	return api.Errorf(api.CodeNotReady, "the fork %s did not become ready in %s (%w); the end of its console:\n%s", b.vm.Name, k.ReadyTimeout, cause, consoleTail(k.Paths.VM(b.vm.ID)))
+	return api.Errorf(api.CodeNotReady, "the fork %s did not become ready in %s (%w); the end of its console:\n%s", b.vm.Name, k.readyTimeout, cause, consoleTail(k.paths.VM(b.vm.ID)))
 }
 
 // freeze takes the point once the first VMMs wait for it; vmms ends when one of them has failed.

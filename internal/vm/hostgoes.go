@@ -13,18 +13,28 @@ import (
 // atOnce is how many VMs are suspended, stopped or started at a time as the host goes down or has come up.
 const atOnce = 8
 
-// HostShutdown suspends or stops every VM that runs, side by side, as long as there is time: what cannot be suspended is stopped,
+// HostPower does with all VMs what is to be done as the host goes down or has come up.
+type HostPower struct {
+	records    *Records
+	operations *operation.Registry
+	powers     *powers
+	// shutdownSuspends says what becomes of VMs when the host goes down: suspended, or else stopped, within shutdownTimeout.
+	shutdownSuspends             bool
+	shutdownTimeout, stopTimeout time.Duration
+}
+
+// Down suspends or stops every VM that runs, side by side, as long as there is time: what cannot be suspended is stopped,
 // what does not stop is ended. One VM's trouble is a warning and keeps no other from it.
-func (s *Service) HostShutdown(ctx context.Context) (*operation.Operation, error) {
-	vms, err := s.Records.List(ctx, nil)
+func (h *HostPower) Down(ctx context.Context) (*operation.Operation, error) {
+	vms, err := h.records.List(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
-	return s.Operations.Start("host.shutdown", "", func(ctx context.Context, op *operation.Operation) error {
+	return h.operations.Start("host.shutdown", "", func(ctx context.Context, op *operation.Operation) error {
 		// A third of the time is for those that did not do as they were asked.
-		first, cancel := context.WithTimeout(ctx, s.ShutdownTimeout*2/3)
+		first, cancel := context.WithTimeout(ctx, h.shutdownTimeout*2/3)
 		defer cancel()
-		last, cancel := context.WithTimeout(ctx, s.ShutdownTimeout)
+		last, cancel := context.WithTimeout(ctx, h.shutdownTimeout)
 		defer cancel()
 		var g errgroup.Group
 		g.SetLimit(atOnce)
@@ -32,27 +42,29 @@ func (s *Service) HostShutdown(ctx context.Context) (*operation.Operation, error
 			if vm.State == api.StateStopped || vm.State == api.StateSuspended {
 				continue
 			}
-			g.Go(func() error { s.endFor(first, last, op, vm); return nil })
+			g.Go(func() error { h.endFor(first, last, op, vm); return nil })
 		}
 		return g.Wait()
 	}), nil
 }
 
-func (s *Service) endFor(first, last context.Context, op *operation.Operation, vm api.VM) {
+func (h *HostPower) endFor(first, last context.Context, op *operation.Operation, vm api.VM) {
 	ways := []struct {
 		name  string
 		ctx   context.Context
 		begin func(context.Context) (*operation.Operation, error)
 	}{
-		{"suspend", first, func(ctx context.Context) (*operation.Operation, error) { return s.Suspend(ctx, vm.ID) }},
-		{"stop", first, func(ctx context.Context) (*operation.Operation, error) { return s.Stop(ctx, vm.ID, s.untilForced(ctx)) }},
-		{"kill", last, func(ctx context.Context) (*operation.Operation, error) { return s.Kill(ctx, vm.ID) }},
+		{"suspend", first, func(ctx context.Context) (*operation.Operation, error) { return h.powers.Suspend(ctx, vm.ID) }},
+		{"stop", first, func(ctx context.Context) (*operation.Operation, error) {
+			return h.powers.Stop(ctx, vm.ID, h.untilForced(ctx))
+		}},
+		{"kill", last, func(ctx context.Context) (*operation.Operation, error) { return h.powers.Kill(ctx, vm.ID) }},
 	}
-	if !s.ShutdownSuspends {
+	if !h.shutdownSuspends {
 		ways = ways[1:]
 	}
 	for _, w := range ways {
-		err := s.await(w.ctx, w.begin)
+		err := h.await(w.ctx, w.begin)
 		if err == nil || api.CodeOf(err) == api.CodeNotFound {
 			return
 		}
@@ -61,16 +73,16 @@ func (s *Service) endFor(first, last context.Context, op *operation.Operation, v
 }
 
 // untilForced leaves a stop the time for its own end by force.
-func (s *Service) untilForced(ctx context.Context) time.Duration {
+func (h *HostPower) untilForced(ctx context.Context) time.Duration {
 	end, ok := ctx.Deadline()
 	if !ok {
-		return s.StopTimeout
+		return h.stopTimeout
 	}
-	return max(time.Second, min(s.StopTimeout, time.Until(end)/2))
+	return max(time.Second, min(h.stopTimeout, time.Until(end)/2))
 }
 
 // await begins an operation and waits for its end; when ctx ends first, it is cancelled.
-func (s *Service) await(ctx context.Context, begin func(context.Context) (*operation.Operation, error)) error {
+func (h *HostPower) await(ctx context.Context, begin func(context.Context) (*operation.Operation, error)) error {
 	op, err := begin(ctx)
 	if err != nil {
 		return err
@@ -82,13 +94,13 @@ func (s *Service) await(ctx context.Context, begin func(context.Context) (*opera
 	return err
 }
 
-// HostBoot starts every VM that is to start with the host; a suspended one goes on.
-func (s *Service) HostBoot(ctx context.Context) (*operation.Operation, error) {
-	vms, err := s.Records.List(ctx, nil)
+// Up starts every VM that is to start with the host; a suspended one goes on.
+func (h *HostPower) Up(ctx context.Context) (*operation.Operation, error) {
+	vms, err := h.records.List(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
-	return s.Operations.Start("host.boot", "", func(ctx context.Context, op *operation.Operation) error {
+	return h.operations.Start("host.boot", "", func(ctx context.Context, op *operation.Operation) error {
 		var g errgroup.Group
 		g.SetLimit(atOnce)
 		for _, vm := range vms {
@@ -96,8 +108,8 @@ func (s *Service) HostBoot(ctx context.Context) (*operation.Operation, error) {
 				continue
 			}
 			g.Go(func() error {
-				if err := s.await(ctx, func(ctx context.Context) (*operation.Operation, error) {
-					return s.Start(ctx, vm.ID, api.VMStart{})
+				if err := h.await(ctx, func(ctx context.Context) (*operation.Operation, error) {
+					return h.powers.Start(ctx, vm.ID, api.VMStart{})
 				}); err != nil {
 					op.Warn("cannot start VM %s with the host: %v", vm.Name, err)
 				}

@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"banger/api"
+	"banger/internal/host"
 	"banger/internal/operation"
+	"banger/internal/store"
 )
 
 const (
@@ -15,17 +17,28 @@ const (
 	afterFailure = time.Minute
 )
 
-// watchIdle suspends a VM that idles for as long as its policy says. It costs nothing for one that has none.
-func (s *Service) watchIdle(ctx context.Context, l *liveVM) {
-	look := looker{Service: s, live: l}
+// idling suspends VMs that nobody uses, each by its policy.
+type idling struct {
+	host       host.Host
+	store      *store.Store
+	locks      *vmLocks
+	operations *operation.Registry
+	suspends   *suspends
+	uses       *uses
+	now        func() time.Time
+}
+
+// watch suspends a VM that idles for as long as its policy says. It costs nothing for one that has none.
+func (i *idling) watch(ctx context.Context, l *liveVM) {
+	look := looker{idling: i, live: l}
 	var seen []sample
 	var notBefore time.Time
 	for {
 		var tick <-chan time.Time
-		if limit := s.idleLimit(ctx, l.id); limit > 0 {
+		if limit := i.limit(ctx, l.id); limit > 0 {
 			seen = within(append(seen, look.sample(ctx)), limit)
-			if idle(seen, limit) && !s.Now().Before(notBefore) && !s.idleSuspend(ctx, l) {
-				notBefore = s.Now().Add(max(limit, afterFailure))
+			if idle(seen, limit) && !i.now().Before(notBefore) && !i.suspend(ctx, l) {
+				notBefore = i.now().Add(max(limit, afterFailure))
 			}
 			tick = time.After(sampleEvery(limit))
 		} else {
@@ -50,8 +63,8 @@ func (l *liveVM) policyChanged() {
 	}
 }
 
-func (s *Service) idleLimit(ctx context.Context, id string) time.Duration {
-	vm, err := s.Store.VM(ctx, id)
+func (i *idling) limit(ctx context.Context, id string) time.Duration {
+	vm, err := i.store.VM(ctx, id)
 	if err != nil {
 		return 0
 	}
@@ -60,7 +73,7 @@ func (s *Service) idleLimit(ctx context.Context, id string) time.Duration {
 
 // looker takes the samples of one VM.
 type looker struct {
-	*Service
+	*idling
 	live *liveVM
 	// asked is the CPU time that asking the agent has cost: what a look costs is no activity.
 	asked time.Duration
@@ -69,42 +82,42 @@ type looker struct {
 // sample looks at a VM. The agent is asked only where nothing else says that the VM is busy.
 func (w *looker) sample(ctx context.Context) sample {
 	open, last := w.uses.look(w.live.id)
-	out := sample{at: w.Now(), lastUse: last, busy: true}
-	before, err := w.Host.Usage(w.live.instance.Process())
+	out := sample{at: w.now(), lastUse: last, busy: true}
+	before, err := w.host.Usage(w.live.instance.Process())
 	if err != nil {
 		return out
 	}
 	out.cpu = before.CPU - w.asked
-	vm, err := w.Store.VM(ctx, w.live.id)
+	vm, err := w.store.VM(ctx, w.live.id)
 	if err != nil || vm.State != api.StateRunning || !vm.Ready || open > 0 || vm.Main != nil && vm.Main.EndedAt == nil {
 		return out
 	}
-	out.busy = w.guestActive(ctx, w.live)
-	if after, err := w.Host.Usage(w.live.instance.Process()); err == nil {
+	out.busy = w.live.active(ctx)
+	if after, err := w.host.Usage(w.live.instance.Process()); err == nil {
 		w.asked += after.CPU - before.CPU
 	}
 	return out
 }
 
-// guestActive reports whether a session runs in the guest or a connection to it is open, and true where it does not say.
-func (s *Service) guestActive(ctx context.Context, l *liveVM) bool {
+// active reports whether a session runs in the guest or a connection to it is open, and true where it does not say.
+func (l *liveVM) active(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, activityTime)
 	defer cancel()
 	a, err := l.agent.Activity(ctx)
 	return err != nil || a.Sessions > 0 || a.Connections > 0
 }
 
-// idleSuspend suspends an idle VM, unless somebody begins to use it meanwhile or is changing it. It reports false
+// suspend suspends an idle VM, unless somebody begins to use it meanwhile or is changing it. It reports false
 // where it failed.
-func (s *Service) idleSuspend(ctx context.Context, l *liveVM) bool {
-	unlock, free := s.locks.TryLock(l.id)
+func (i *idling) suspend(ctx context.Context, l *liveVM) bool {
+	unlock, free := i.locks.TryLock(l.id)
 	if !free {
 		return true
 	}
-	op := s.Operations.Start("vm.suspend", l.id, func(ctx context.Context, op *operation.Operation) error {
+	op := i.operations.Start("vm.suspend", l.id, func(ctx context.Context, op *operation.Operation) error {
 		defer unlock()
 		op.SetResult(l.id)
-		return s.suspend(ctx, op, l.id, whyIdle)
+		return i.suspends.suspend(ctx, op, l.id, whyIdle)
 	})
 	_, err := op.Wait(ctx)
 	return err == nil || api.CodeOf(err) == api.CodeCancelled

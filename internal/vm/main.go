@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"sync"
+	"time"
 
 	"banger/api"
-	"banger/api/agentapi"
+	"banger/internal/config"
+	"banger/internal/frame"
 	"banger/internal/guest"
 	"banger/internal/logbook"
 )
@@ -32,65 +35,35 @@ type mainEnd struct {
 	err      error
 }
 
-// StartMain starts the VM's main command in the guest, where it outlives this call, the daemon, and
-// the agent. Its output is kept for Logs, its end for Wait.
-func (s *Service) StartMain(ctx context.Context, ref string, spec api.ExecSpec) (api.VM, error) {
-	if err := spec.Validate(); err != nil {
-		return api.VM{}, err
-	}
-	vm, l, end, err := s.reach(ctx, ref)
-	if err != nil {
-		return vm, err
-	}
-	defer end()
-	record, err := s.beginMain(ctx, l, spec.Argv)
-	if err != nil {
-		return vm, err
-	}
-	if err := record.book.Close(); err != nil {
-		return vm, err
-	}
-	spec.Stdin = false // nobody is there to type
-	start := agentapi.SessionStart{ID: mainSession, Exec: spec, LogLimitBytes: s.SessionLog}
-	_, err = l.agent.StartSession(ctx, start)
-	if api.CodeOf(err) == api.CodeExists { // that of the VM which this one is a fork of
-		if err = l.agent.DeleteSession(ctx, mainSession); err == nil {
-			_, err = l.agent.StartSession(ctx, start)
-		}
-	}
-	if err != nil {
-		s.endMain(vm.ID, mainEnd{err: err})
-		return vm, err
-	}
-	if vm, err = s.Store.VM(ctx, vm.ID); err != nil {
-		return vm, err
-	}
-	s.followMain(vm, l)
-	if err := s.Store.AddEvent(ctx, api.Event{Kind: "session.started", VMID: vm.ID, Name: vm.Name, Data: map[string]string{"session": mainSession}}); err != nil {
-		return vm, err
-	}
-	s.Records.Wake()
-	return vm, nil
+// mains keeps what is known on the host of VMs' main commands: that they run, what they write, how they ended.
+type mains struct {
+	records *Records
+	life    *background
+	paths   config.Paths
+	log     *slog.Logger
+	now     func() time.Time
+	// remove begins to remove a VM whose command has ended, and which is to go with that.
+	remove func(id string)
 }
 
-// beginMain records that the main command begins. Environment and standard input are not recorded.
-func (s *Service) beginMain(ctx context.Context, l *liveVM, argv []string) (*mainRecord, error) {
+// begin records that the main command begins. Environment and standard input are not recorded.
+func (m *mains) begin(ctx context.Context, l *liveVM, argv []string) (*mainRecord, error) {
 	id := l.id
 	first := false
-	if _, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	if _, err := m.records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		first = vm.Main == nil
 		if vm.Main != nil && vm.Main.EndedAt == nil {
 			return nil, api.Errorf(api.CodeConflict, "the main command of VM %s is still running", vm.Name).WithHint("banger exec %s -- COMMAND", vm.Name)
 		}
-		vm.Main = &api.MainCommand{Argv: argv, StartedAt: s.Now().UTC()}
+		vm.Main = &api.MainCommand{Argv: argv, StartedAt: m.now().UTC()}
 		return []api.Event{{Kind: "main.started"}}, nil
 	}); err != nil {
 		return nil, err
 	}
 	if !first {
-		s.forgetMain(id)
+		m.forget(id)
 	}
-	book, err := s.openBook(id)
+	book, err := m.openBook(id)
 	if err == nil && !first {
 		// The session of an earlier main command has ended, and must not be taken for this one's.
 		if err = l.agent.DeleteSession(ctx, mainSession); api.CodeOf(err) == api.CodeNotFound {
@@ -101,22 +74,22 @@ func (s *Service) beginMain(ctx context.Context, l *liveVM, argv []string) (*mai
 		}
 	}
 	if err != nil {
-		s.endMain(id, mainEnd{err: err})
+		m.ended(id, mainEnd{err: err})
 		return nil, err
 	}
-	return &mainRecord{service: s, id: id, book: book}, nil
+	return &mainRecord{mains: m, id: id, book: book}, nil
 }
 
-func (s *Service) openBook(id string) (*logbook.Book, error) {
-	p := s.Paths.VM(id)
+func (m *mains) openBook(id string) (*logbook.Book, error) {
+	p := m.paths.VM(id)
 	return logbook.Open(p.MainLog(), p.MainIndex(), mainLogLimit)
 }
 
-// endMain records how the main command ended. A VM that is to be removed then goes.
-func (s *Service) endMain(id string, end mainEnd) {
-	ctx := context.WithoutCancel(s.life.ctx)
-	now := s.Now().UTC()
-	vm, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+// ended records how the main command ended. A VM that is to be removed then goes.
+func (m *mains) ended(id string, end mainEnd) {
+	ctx := context.WithoutCancel(m.life.ctx)
+	now := m.now().UTC()
+	vm, err := m.records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		if vm.Main == nil || vm.Main.EndedAt != nil {
 			return nil, nil
 		}
@@ -133,18 +106,18 @@ func (s *Service) endMain(id string, end mainEnd) {
 	})
 	if err != nil {
 		if api.CodeOf(err) != api.CodeNotFound {
-			s.Log.Error("cannot record the end of a main command", "vm", id, "error", err)
+			m.log.Error("cannot record the end of a main command", "vm", id, "error", err)
 		}
 		return
 	}
 	if vm.Spec.AutoRemove {
-		s.beginDelete(id, func(api.VM) error { return nil }) // the log tells of a failure
+		m.remove(id) // the log tells of a failure
 	}
 }
 
-// followMain copies a detached main command's output to the host until it has ended. A VM whose
+// follow copies a detached main command's output to the host until it has ended. A VM whose
 // command has no session in the guest (it ran in an exec call that a dead daemon carried) is told so.
-func (s *Service) followMain(vm api.VM, l *liveVM) {
+func (m *mains) follow(vm api.VM, l *liveVM) {
 	if vm.Main == nil || vm.Main.EndedAt != nil {
 		return
 	}
@@ -154,8 +127,8 @@ func (s *Service) followMain(vm api.VM, l *liveVM) {
 		return
 	}
 	l.main.running = true
-	s.life.do(func(ctx context.Context) {
-		end, err := s.followSession(ctx, l)
+	m.life.do(func(ctx context.Context) {
+		end, err := m.followSession(ctx, l)
 		l.main.mu.Lock()
 		l.main.running = false
 		l.main.mu.Unlock()
@@ -165,24 +138,24 @@ func (s *Service) followMain(vm api.VM, l *liveVM) {
 			select {
 			case <-l.gone: // the VM's own end says what happened
 			default:
-				s.Log.Warn("lost the main command", "vm", l.id, "error", err)
-				s.endMain(l.id, mainEnd{err: err})
+				m.log.Warn("lost the main command", "vm", l.id, "error", err)
+				m.ended(l.id, mainEnd{err: err})
 			}
 		default:
-			s.endMain(l.id, end)
+			m.ended(l.id, end)
 		}
 	})
 }
 
-func (s *Service) followSession(ctx context.Context, l *liveVM) (mainEnd, error) {
-	book, err := s.openBook(l.id)
+func (m *mains) followSession(ctx context.Context, l *liveVM) (mainEnd, error) {
+	book, err := m.openBook(l.id)
 	if err != nil {
 		return mainEnd{}, err
 	}
 	var copying sync.WaitGroup
 	var outErr, errErr error
-	copying.Go(func() { outErr = s.copySession(ctx, l, book, "stdout", logbook.Stdout) })
-	copying.Go(func() { errErr = s.copySession(ctx, l, book, "stderr", logbook.Stderr) })
+	copying.Go(func() { outErr = m.copySession(ctx, l, book, "stdout", logbook.Stdout) })
+	copying.Go(func() { errErr = m.copySession(ctx, l, book, "stderr", logbook.Stderr) })
 	copying.Wait()
 	if err := errors.Join(outErr, errErr, book.Close()); err != nil {
 		return mainEnd{}, err
@@ -200,7 +173,7 @@ func (s *Service) followSession(ctx context.Context, l *liveVM) (mainEnd, error)
 
 // copySession goes on where the book ends. When the stream breaks before the session has ended (the agent
 // was started again), it is taken up again.
-func (s *Service) copySession(ctx context.Context, l *liveVM, book *logbook.Book, name string, stream logbook.Stream) error {
+func (m *mains) copySession(ctx context.Context, l *liveVM, book *logbook.Book, name string, stream logbook.Stream) error {
 	for {
 		r, _, err := l.agent.SessionLog(ctx, mainSession, name, guest.LogFrom{Offset: book.Written(stream)}, true)
 		if err != nil {
@@ -209,7 +182,7 @@ func (s *Service) copySession(ctx context.Context, l *liveVM, book *logbook.Book
 		buf := make([]byte, 32<<10)
 		for {
 			n, rerr := r.Read(buf)
-			if err := book.Append(stream, buf[:n], s.Now()); err != nil {
+			if err := book.Append(stream, buf[:n], m.now()); err != nil {
 				return errors.Join(err, r.Close())
 			}
 			if rerr != nil {
@@ -226,21 +199,38 @@ func (s *Service) copySession(ctx context.Context, l *liveVM, book *logbook.Book
 	}
 }
 
-// forgetMain removes what a VM's earlier main command wrote.
-func (s *Service) forgetMain(id string) {
-	p := s.Paths.VM(id)
+// forget removes what a VM's earlier main command wrote.
+func (m *mains) forget(id string) {
+	p := m.paths.VM(id)
 	removeFiles(p.MainLog(), p.MainIndex())
 }
 
-// Signal sends a signal to the main command.
-func (s *Service) Signal(ctx context.Context, ref string, sig api.VMSignal) error {
-	vm, l, end, err := s.reach(ctx, ref)
-	if err != nil {
-		return err
+// mainRecord keeps the main command's output and end while it runs in an exec call. A nil one keeps nothing.
+type mainRecord struct {
+	mains *mains
+	id    string
+	book  *logbook.Book
+}
+
+func (r *mainRecord) output(ch frame.Channel, p []byte) {
+	if r == nil {
+		return
 	}
-	defer end()
-	if vm.Main == nil || vm.Main.EndedAt != nil {
-		return api.Errorf(api.CodeConflict, "VM %s has no main command that runs", vm.Name).WithHint("banger vm kill %s", vm.Name)
+	stream := logbook.Stdout
+	if ch == frame.Stderr {
+		stream = logbook.Stderr
 	}
-	return l.agent.SignalSession(ctx, mainSession, sig.Signal)
+	if err := r.book.Append(stream, p, r.mains.now()); err != nil {
+		r.mains.log.Error("cannot keep output", "vm", r.id, "error", err)
+	}
+}
+
+func (r *mainRecord) finish(end mainEnd) {
+	if r == nil {
+		return
+	}
+	if err := r.book.Close(); err != nil {
+		r.mains.log.Error("cannot close a log", "vm", r.id, "error", err)
+	}
+	r.mains.ended(r.id, end)
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"banger/api"
-	"banger/api/agentapi"
 	"banger/internal/operation"
 	"banger/internal/template"
 )
@@ -39,50 +38,50 @@ func serves(pooled, vm api.VM) bool {
 		a.CPUs == b.CPUs && a.MemoryBytes == b.MemoryBytes && a.DiskBytes == b.DiskBytes && a.RootBytes == b.RootBytes && a.Net == b.Net && a.Hypervisor == b.Hypervisor
 }
 
-// poolKind is the default image and shape; found is false where there is no template of it, or no pool is wanted.
-func (s *Service) poolKind(ctx context.Context) (k poolKind, found bool, err error) {
-	if s.PoolSize == 0 {
+// kind is the default image and shape; found is false where there is no template of it, or no pool is wanted.
+func (p *Pool) kind(ctx context.Context) (k poolKind, found bool, err error) {
+	if p.size == 0 {
 		return k, false, nil
 	}
-	if k.vm.Spec, err = s.forHost(ctx, s.withDefaults(api.VMSpec{})); err != nil {
+	if k.vm.Spec, err = p.specs.forHost(ctx, p.specs.withDefaults(api.VMSpec{})); err != nil {
 		return k, false, nil //nolint:nilerr // a user who asks for one is told why there can be none
 	}
-	if err := s.pinObjects(ctx, &k.vm); err != nil || k.vm.Runtime.ImageDigest == "" || k.vm.Runtime.KernelDigest == "" {
+	if err := p.specs.pinObjects(ctx, &k.vm); err != nil || k.vm.Runtime.ImageDigest == "" || k.vm.Runtime.KernelDigest == "" {
 		return k, false, nil //nolint:nilerr // likewise
 	}
-	if k.want, err = s.machines.templateWant(ctx, k.vm); err != nil {
+	if k.want, err = p.machines.templateWant(ctx, k.vm); err != nil {
 		return k, false, err
 	}
-	k.base, found, err = s.Templates.Get(ctx, k.want)
+	k.base, found, err = p.templates.Get(ctx, k.want)
 	return k, found, err
 }
 
 // fillOne makes one clone and returns when it may be taken.
-func (s *Service) fillOne(ctx context.Context, k poolKind) error {
+func (p *Pool) fillOne(ctx context.Context, k poolKind) error {
 	vm := api.VM{
-		ID: s.names.newID(), State: api.StatePooled, Spec: k.vm.Spec, Pending: []string{}, CreatedAt: s.Now().UTC(),
+		ID: p.names.newID(), State: api.StatePooled, Spec: k.vm.Spec, Pending: []string{}, CreatedAt: p.now().UTC(),
 	}
 	vm.Name = "~" + vm.ID // no user can give a name like this
 	vm.Runtime.ImageDigest, vm.Runtime.KernelDigest = k.vm.Runtime.ImageDigest, k.vm.Runtime.KernelDigest
 	vm.Runtime.RootTemplateID = k.base.ID
-	s.derive(&vm)
-	vm, _, err := s.Store.InsertVM(ctx, vm, "", s.reserve)
+	p.specs.derive(&vm)
+	vm, _, err := p.store.InsertVM(ctx, vm, "", p.specs.reserve)
 	if err != nil {
 		return err
 	}
 	m := &making{vm: vm, done: make(chan struct{})}
 	finish := sync.OnceFunc(func() {
-		s.pool.mu.Lock()
-		s.pool.making = nil
-		s.pool.mu.Unlock()
+		p.queue.mu.Lock()
+		p.queue.making = nil
+		p.queue.mu.Unlock()
 		close(m.done)
 	})
-	s.pool.mu.Lock()
-	ended := s.pool.ended
+	p.queue.mu.Lock()
+	ended := p.queue.ended
 	if !ended {
-		m.op = s.Operations.Start("pool.fill", vm.ID, func(ctx context.Context, op *operation.Operation) error {
-			op.Undo("create", func(ctx context.Context) error { defer finish(); return s.removePooled(ctx, vm.ID) })
-			b := &boot{Service: s, op: op, vm: vm, base: k.base}
+		m.op = p.operations.Start("pool.fill", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+			op.Undo("create", func(ctx context.Context) error { defer finish(); return p.remove(ctx, vm.ID) })
+			b := &boot{starts: p.starts, op: op, vm: vm, base: k.base}
 			if err := b.fill(ctx); err != nil {
 				return err
 			}
@@ -90,17 +89,17 @@ func (s *Service) fillOne(ctx context.Context, k poolKind) error {
 			finish()
 			return nil
 		})
-		s.pool.making = m
+		p.queue.making = m
 	}
-	s.pool.mu.Unlock()
+	p.queue.mu.Unlock()
 	if ended {
-		return s.removePooled(ctx, vm.ID)
+		return p.remove(ctx, vm.ID)
 	}
 	_, err = m.op.Wait(ctx)
 	if err != nil && api.CodeOf(err) != api.CodeCancelled {
-		s.pool.mu.Lock()
-		s.pool.failed = s.Now()
-		s.pool.mu.Unlock()
+		p.queue.mu.Lock()
+		p.queue.failed = p.now()
+		p.queue.mu.Unlock()
 		return err
 	}
 	return nil
@@ -117,7 +116,7 @@ func (b *boot) fill(ctx context.Context) error {
 	if b.machine, err = b.machines.of(ctx, b.vm); err != nil {
 		return err
 	}
-	if err := b.steps(ctx, step{"disks", b.disks}, step{"network", b.network}, step{"thaw", b.thawPooled}, step{"warm", b.warm}); err != nil {
+	if err := b.steps(ctx, step{"disks", b.disks}, step{"network", b.prepareLink}, step{"thaw", b.thawPooled}, step{"warm", b.warm}); err != nil {
 		return err
 	}
 	if err := b.pooled(context.WithoutCancel(ctx)); err != nil {
@@ -129,11 +128,11 @@ func (b *boot) fill(ctx context.Context) error {
 
 // thawPooled gives up where the template does not thaw: a user's start says so, and mends it.
 func (b *boot) thawPooled(ctx context.Context) error {
-	instance, err := b.machines.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, b.Templates.Frozen(b.base), b.recordVMM)
+	instance, err := b.machines.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, b.templates.Frozen(b.base), b.recordVMM)
 	if err != nil {
 		return errors.Join(err, b.link.Close())
 	}
-	return errors.Join(b.running(ctx, instance, true), b.Host.SetOOMScore(instance.Process(), oomScorePooled))
+	return errors.Join(b.running(ctx, instance, true), b.host.SetOOMScore(instance.Process(), oomScorePooled))
 }
 
 // warmTime bounds the warming of a clone. warmRounds is how often everything is done: under emulation the first time takes
@@ -147,7 +146,7 @@ const (
 func (b *boot) warm(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, warmTime)
 	defer cancel()
-	if err := b.Service.personalise(ctx, b.live); err != nil {
+	if err := b.bringUp.personalise(ctx, b.live); err != nil {
 		return err
 	}
 	health, err := b.live.agent.WaitReady(ctx)
@@ -161,7 +160,7 @@ func (b *boot) warm(ctx context.Context) error {
 	for range warmRounds {
 		_, _ = b.live.agent.ExecWait(ctx, api.ExecSpec{Argv: []string{"true"}}) // what an image has no program for cannot be warmed
 		for _, name := range names {
-			if _, err := b.live.agent.Personalise(ctx, b.christening(name)); err != nil {
+			if _, err := b.live.agent.Personalise(ctx, b.bringUp.christening(name)); err != nil {
 				return err
 			}
 		}
@@ -169,27 +168,17 @@ func (b *boot) warm(ctx context.Context) error {
 	return nil
 }
 
-// anonymous is the host name of a guest that is nobody's.
-const anonymous = "localhost"
-
-// christening is what a guest still needs that has all but a name.
-func (s *Service) christening(name string) agentapi.Personalise {
-	p := agentapi.Personalise{Entropy: make([]byte, 64), Hostname: name, Time: s.Now()}
-	s.Random(p.Entropy)
-	return p
-}
-
 // pooled makes the clone one that may be taken.
 func (b *boot) pooled(ctx context.Context) error {
-	vm, err := b.Records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
-		now := b.Now().UTC()
+	vm, err := b.records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+		now := b.now().UTC()
 		vm.Ready, vm.ReadyAt = true, &now
 		return nil, nil
 	})
 	if err != nil {
 		return err
 	}
-	b.keepClock(b.live)
-	b.pool.add(vm)
+	b.bringUp.keepClock(b.live)
+	b.queue.add(vm)
 	return nil
 }

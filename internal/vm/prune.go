@@ -6,13 +6,27 @@ import (
 
 	"banger/api"
 	"banger/internal/image"
+	"banger/internal/store"
+	"banger/internal/template"
 )
+
+// Objects removes what VMs stand on, images, kernels and templates, where none does; and builds templates ahead.
+type Objects struct {
+	store     *store.Store
+	records   *Records
+	specs     *specs
+	machines  *machines
+	removals  *removals
+	pool      *Pool
+	images    *image.Service
+	templates *template.Service
+}
 
 // Prune removes every stopped VM that has no snapshots, and the images and kernels that no name stands for any more and no VM uses. In a dry
 // run it only says which VMs.
-func (s *Service) Prune(ctx context.Context, dryRun bool) (api.PruneResult, error) {
+func (o *Objects) Prune(ctx context.Context, dryRun bool) (api.PruneResult, error) {
 	out := api.PruneResult{VMs: []string{}, Images: []string{}, Kernels: []string{}, Kept: []string{}}
-	vms, err := s.Records.List(ctx, []string{"state=stopped"})
+	vms, err := o.records.List(ctx, []string{"state=stopped"})
 	if err != nil {
 		return out, err
 	}
@@ -24,7 +38,7 @@ func (s *Service) Prune(ctx context.Context, dryRun bool) (api.PruneResult, erro
 		}
 		bytes := used(vm.Runtime.SystemOverlay) + used(vm.Runtime.WorkDiskPath) + used(vm.Runtime.LogPath)
 		if !dryRun {
-			if err := s.pruneOne(ctx, vm.ID); err != nil {
+			if err := o.pruneOne(ctx, vm.ID); err != nil {
 				errs = append(errs, err)
 				continue
 			}
@@ -35,54 +49,54 @@ func (s *Service) Prune(ctx context.Context, dryRun bool) (api.PruneResult, erro
 	if dryRun {
 		return out, nil
 	}
-	p, err := s.Images.Prune(ctx, false, s.ImageInUse(ctx), s.KernelInUse(ctx))
+	p, err := o.images.Prune(ctx, false, o.ImageInUse(ctx), o.KernelInUse(ctx))
 	out.Images, out.Kernels = append(out.Images, p.Images...), append(out.Kernels, p.Kernels...)
 	out.ReclaimedBytes += p.FreedBytes
 	errs = append(errs, err)
 	for _, digest := range append(p.Images, p.Kernels...) {
-		errs = append(errs, s.Templates.DiscardOf(ctx, digest, s.Records.TemplateInUse(ctx)))
+		errs = append(errs, o.templates.DiscardOf(ctx, digest, o.records.TemplateInUse(ctx)))
 	}
 	return out, errors.Join(errs...)
 }
 
 // DeleteImage removes an image that no VM uses, and the templates that were frozen from it.
-func (s *Service) DeleteImage(ctx context.Context, ref string) error {
-	img, err := s.Images.Image(ctx, ref)
+func (o *Objects) DeleteImage(ctx context.Context, ref string) error {
+	img, err := o.images.Image(ctx, ref)
 	if err != nil {
 		return err
 	}
-	if err := s.Images.DeleteImage(ctx, img.Digest, s.ImageInUse(ctx)); err != nil {
+	if err := o.images.DeleteImage(ctx, img.Digest, o.ImageInUse(ctx)); err != nil {
 		return err
 	}
-	return s.Templates.DiscardOf(ctx, img.Digest, s.Records.TemplateInUse(ctx))
+	return o.templates.DiscardOf(ctx, img.Digest, o.records.TemplateInUse(ctx))
 }
 
 // DeleteKernel is DeleteImage for kernels.
-func (s *Service) DeleteKernel(ctx context.Context, ref string) error {
-	k, err := s.Images.Kernel(ctx, ref)
+func (o *Objects) DeleteKernel(ctx context.Context, ref string) error {
+	k, err := o.images.Kernel(ctx, ref)
 	if err != nil {
 		return err
 	}
-	if err := s.Images.DeleteKernel(ctx, k.Digest, s.KernelInUse(ctx)); err != nil {
+	if err := o.images.DeleteKernel(ctx, k.Digest, o.KernelInUse(ctx)); err != nil {
 		return err
 	}
-	return s.Templates.DiscardOf(ctx, k.Digest, s.Records.TemplateInUse(ctx))
+	return o.templates.DiscardOf(ctx, k.Digest, o.records.TemplateInUse(ctx))
 }
 
 // ImageInUse and KernelInUse find the VM that stands on a digest.
-func (s *Service) ImageInUse(ctx context.Context) image.InUse {
-	return s.inUse(ctx, func(r api.VMRuntime) string { return r.ImageDigest })
+func (o *Objects) ImageInUse(ctx context.Context) image.InUse {
+	return o.inUse(ctx, func(r api.VMRuntime) string { return r.ImageDigest })
 }
 
 // KernelInUse is ImageInUse for kernels.
-func (s *Service) KernelInUse(ctx context.Context) image.InUse {
-	return s.inUse(ctx, func(r api.VMRuntime) string { return r.KernelDigest })
+func (o *Objects) KernelInUse(ctx context.Context) image.InUse {
+	return o.inUse(ctx, func(r api.VMRuntime) string { return r.KernelDigest })
 }
 
 // inUse looks anew each time, since it is asked with the digest locked; where it cannot look, the digest counts as used.
-func (s *Service) inUse(ctx context.Context, digestOf func(api.VMRuntime) string) image.InUse {
+func (o *Objects) inUse(ctx context.Context, digestOf func(api.VMRuntime) string) image.InUse {
 	return func(digest string) (string, bool) {
-		vms, err := s.Store.VMs(ctx)
+		vms, err := o.store.VMs(ctx)
 		if err != nil {
 			return "unknown, since the machines cannot be listed", true
 		}
@@ -99,14 +113,14 @@ func (s *Service) inUse(ctx context.Context, digestOf func(api.VMRuntime) string
 		if !pooled {
 			return "", false
 		}
-		err = s.drainPool(ctx, func(vm api.VM) bool { return digestOf(vm.Runtime) == digest })
+		err = o.pool.drain(ctx, func(vm api.VM) bool { return digestOf(vm.Runtime) == digest })
 		return "the pool", err != nil
 	}
 }
 
 // pruneOne removes a VM if it is still stopped.
-func (s *Service) pruneOne(ctx context.Context, id string) error {
-	return s.removeIf(ctx, id, func(vm api.VM) error {
+func (o *Objects) pruneOne(ctx context.Context, id string) error {
+	return o.removals.removeIf(ctx, id, func(vm api.VM) error {
 		if vm.State != api.StateStopped || len(vm.Snapshots) > 0 {
 			return api.Errorf(api.CodeConflict, "VM %s is in use again", vm.Name)
 		}

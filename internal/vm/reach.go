@@ -4,23 +4,40 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"banger/api"
 	"banger/internal/guest"
 	"banger/internal/operation"
+	"banger/internal/store"
 )
+
+// Guests is what people do in VMs' guests.
+type Guests struct {
+	store      *store.Store
+	records    *Records
+	operations *operation.Registry
+	vmms       *vmms
+	starts     *starts
+	mains      *mains
+	uses       *uses
+	life       *background
+	now        func() time.Time
+	// sessionLog is what is kept in the guest of each stream of a session, in bytes.
+	sessionLog int64
+}
 
 // reach is how everybody who wants something of a VM's guest gets to it. It is a use until end is called, and it wakes a
 // suspended VM that has an idle policy: whoever reaches it need not know that it slept.
-func (s *Service) reach(ctx context.Context, ref string) (vm api.VM, l *liveVM, end func(), err error) {
-	if vm, err = s.Records.Get(ctx, ref); err != nil {
+func (g *Guests) reach(ctx context.Context, ref string) (vm api.VM, l *liveVM, end func(), err error) {
+	if vm, err = g.records.Get(ctx, ref); err != nil {
 		return vm, nil, nil, err
 	}
-	end, waited, err := s.uses.begin(ctx, vm.ID, s.Now)
+	end, waited, err := g.uses.begin(ctx, vm.ID, g.now)
 	if err != nil {
 		return vm, nil, nil, err
 	}
-	if vm, l, err = s.awake(ctx, vm, waited); err != nil {
+	if vm, l, err = g.awake(ctx, vm, waited); err != nil {
 		end()
 		return vm, nil, nil, err
 	}
@@ -28,8 +45,8 @@ func (s *Service) reach(ctx context.Context, ref string) (vm api.VM, l *liveVM, 
 }
 
 // Reach is reach for packages beside this one. why may know a better reason for an error of a call.
-func (s *Service) Reach(ctx context.Context, ref string) (vm api.VM, agent *guest.Client, why func(error) error, end func(), err error) {
-	vm, l, end, err := s.reach(ctx, ref)
+func (g *Guests) Reach(ctx context.Context, ref string) (vm api.VM, agent *guest.Client, why func(error) error, end func(), err error) {
+	vm, l, end, err := g.reach(ctx, ref)
 	if err != nil {
 		return vm, nil, nil, nil, err
 	}
@@ -37,42 +54,42 @@ func (s *Service) Reach(ctx context.Context, ref string) (vm api.VM, agent *gues
 }
 
 // Look is the way to a running VM's guest for those who only look: it is no use, and wakes nobody.
-func (s *Service) Look(ctx context.Context, ref string) (api.VM, *guest.Client, error) {
-	vm, err := s.Records.Get(ctx, ref)
+func (g *Guests) Look(ctx context.Context, ref string) (api.VM, *guest.Client, error) {
+	vm, err := g.records.Get(ctx, ref)
 	if err != nil {
 		return vm, nil, err
 	}
-	vm, l, err := s.vmms.liveOf(vm)
+	vm, l, err := g.vmms.liveOf(vm)
 	if err != nil {
 		return vm, nil, err
 	}
 	return vm, l.agent, nil
 }
 
-func (s *Service) awake(ctx context.Context, vm api.VM, old bool) (api.VM, *liveVM, error) {
-	if _, alive := s.vmms.alive(vm.ID); alive && !old && vm.State == api.StateRunning {
-		return s.vmms.liveOf(vm)
+func (g *Guests) awake(ctx context.Context, vm api.VM, old bool) (api.VM, *liveVM, error) {
+	if _, alive := g.vmms.alive(vm.ID); alive && !old && vm.State == api.StateRunning {
+		return g.vmms.liveOf(vm)
 	}
-	vm, err := s.Records.Get(ctx, vm.ID)
+	vm, err := g.records.Get(ctx, vm.ID)
 	if err != nil {
 		return vm, nil, err
 	}
-	if vm.Spec.IdleSuspendMS > 0 && (vm.State == api.StateSuspended || s.uses.waking(vm.ID)) {
-		if err := s.wake(ctx, vm); err != nil {
+	if vm.Spec.IdleSuspendMS > 0 && (vm.State == api.StateSuspended || g.uses.waking(vm.ID)) {
+		if err := g.wake(ctx, vm); err != nil {
 			return vm, nil, err
 		}
-		if vm, err = s.Records.Get(ctx, vm.ID); err != nil {
+		if vm, err = g.records.Get(ctx, vm.ID); err != nil {
 			return vm, nil, err
 		}
 	}
-	return s.vmms.liveOf(vm)
+	return g.vmms.liveOf(vm)
 }
 
 // wake starts a suspended VM, once for all who want it at the same time. The start goes on when its caller has gone.
-func (s *Service) wake(ctx context.Context, vm api.VM) error {
-	op := s.uses.wake(vm.ID, func() *operation.Operation {
-		return s.Operations.Start("vm.start", vm.ID, func(ctx context.Context, op *operation.Operation) error {
-			return s.start(ctx, op, vm.ID, api.VMStart{})
+func (g *Guests) wake(ctx context.Context, vm api.VM) error {
+	op := g.uses.wake(vm.ID, func() *operation.Operation {
+		return g.operations.Start("vm.start", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+			return g.starts.start(ctx, op, vm.ID, api.VMStart{})
 		})
 	})
 	if _, err := op.Wait(ctx); err != nil {

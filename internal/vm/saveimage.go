@@ -5,13 +5,38 @@ import (
 	"errors"
 	"io"
 	"os"
+	"time"
 
 	"banger/api"
+	"banger/internal/config"
 	"banger/internal/guest"
 	"banger/internal/hypervisor"
+	"banger/internal/image"
+	"banger/internal/layer"
 	"banger/internal/network"
 	"banger/internal/operation"
+	"banger/internal/store"
 )
+
+// imageSaves makes images of VMs' roots.
+type imageSaves struct {
+	store      *store.Store
+	records    *Records
+	locks      *vmLocks
+	operations *operation.Registry
+	specs      *specs
+	machines   *machines
+	points     *points
+	network    *network.Network
+	images     *image.Service
+	layers     *layer.Service
+	names      *names
+	paths      config.Paths
+	admit      func(ctx context.Context, memoryBytes int64, count int) error
+	// uid is what the VMMs run under that belong to no VM, readyTimeout bounds the wait for their guests.
+	uid          int
+	readyTimeout time.Duration
+}
 
 // SaveImage makes an image of a running or paused VM's root, while the VM runs on.
 //
@@ -19,29 +44,29 @@ import (
 // VM this one machine, and they become a disk in the way that every other root disk does. Copying blocks instead would keep what was
 // deleted in between them, the source's keys too, and the host would have to read a format that a guest can write. It costs
 // about 15 s per GiB under emulation, which is what the guest's port carries.
-func (s *Service) SaveImage(ctx context.Context, i api.ImageSave) (*operation.Operation, error) {
-	if err := errors.Join(api.ValidateObjectName(i.Name), s.Images.NameIsFree(ctx, i.Name)); err != nil {
+func (sv *imageSaves) SaveImage(ctx context.Context, i api.ImageSave) (*operation.Operation, error) {
+	if err := errors.Join(api.ValidateObjectName(i.Name), sv.images.NameIsFree(ctx, i.Name)); err != nil {
 		return nil, err
 	}
-	vm, err := s.Records.Get(ctx, i.VM)
+	vm, err := sv.records.Get(ctx, i.VM)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.points.forkable(vm); err != nil {
+	if _, err := sv.points.forkable(vm); err != nil {
 		return nil, err
 	}
-	if err := s.admit(ctx, vm.Spec.MemoryBytes, 1); err != nil {
+	if err := sv.admit(ctx, vm.Spec.MemoryBytes, 1); err != nil {
 		return nil, err
 	}
-	return s.Operations.Start("image.save", vm.ID, func(ctx context.Context, op *operation.Operation) (err error) {
-		base, err := s.Images.Image(ctx, vm.Runtime.ImageDigest)
+	return sv.operations.Start("image.save", vm.ID, func(ctx context.Context, op *operation.Operation) (err error) {
+		base, err := sv.images.Image(ctx, vm.Runtime.ImageDigest)
 		if err != nil {
 			return err
 		}
-		k := &saving{Service: s, op: op, source: vm}
+		k := &saving{imageSaves: sv, op: op, source: vm}
 		defer func() { err = errors.Join(err, k.close(context.WithoutCancel(ctx))) }()
 		source := "save " + vm.Name + " of " + base.Name + " (" + base.Digest[:12] + ")"
-		img, err := s.Images.SaveImage(ctx, op, i.Name, source, base, k.open)
+		img, err := sv.images.SaveImage(ctx, op, i.Name, source, base, k.open)
 		op.SetResult(img.Digest)
 		return err
 	}), nil
@@ -49,7 +74,7 @@ func (s *Service) SaveImage(ctx context.Context, i api.ImageSave) (*operation.Op
 
 // saving is an image of a VM being made.
 type saving struct {
-	*Service
+	*imageSaves
 	op     *operation.Operation
 	source api.VM
 	// fork is what is read. It has no record: what a dead daemon leaves of it the next one sweeps.
@@ -80,9 +105,9 @@ func (k *saving) makeFork(ctx context.Context) (err error) {
 	k.fork = api.VM{ID: k.names.newID(), Spec: k.point.Spec}
 	k.fork.Name = "save-" + k.fork.ID
 	r := &k.fork.Runtime
-	r.ImageDigest, r.KernelDigest, r.UID = k.point.ImageDigest, k.point.KernelDigest, k.Templates.UID
-	k.derive(&k.fork)
-	k.point.lieOn(&k.fork, k.Paths)
+	r.ImageDigest, r.KernelDigest, r.UID = k.point.ImageDigest, k.point.KernelDigest, k.uid
+	k.specs.derive(&k.fork)
+	k.point.lieOn(&k.fork, k.paths)
 	if err := k.machines.makeDirs(k.fork); err != nil {
 		return err
 	}
@@ -94,7 +119,7 @@ func (k *saving) makeFork(ctx context.Context) (err error) {
 
 // freeze makes the point; called with the source's lock held.
 func (k *saving) freeze(ctx context.Context) (err error) {
-	if k.source, err = k.Store.VM(ctx, k.source.ID); err != nil {
+	if k.source, err = k.store.VM(ctx, k.source.ID); err != nil {
 		return err
 	}
 	l, err := k.points.forkable(k.source)
@@ -106,7 +131,7 @@ func (k *saving) freeze(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.close(ctx)) }()
-	k.release = k.Layers.Hold(f.point.RootLayerID, f.point.WorkLayerID)
+	k.release = k.layers.Hold(f.point.RootLayerID, f.point.WorkLayerID)
 	if err := f.begin(); err != nil {
 		return err
 	}
@@ -127,12 +152,12 @@ func (k *saving) thaw(ctx context.Context) error {
 		return err
 	}
 	if m.NIC != nil {
-		if k.link, err = k.Network.AttachAnonymous(ctx, guestOf(k.fork)); err != nil {
+		if k.link, err = k.network.AttachAnonymous(ctx, guestOf(k.fork)); err != nil {
 			return err
 		}
 		m.NIC.Tap, m.NIC.TapName, m.NIC.Socket = k.link.Tap, k.link.TapName, k.link.Socket
 	}
-	k.instance, err = k.machines.backend(k.fork).Hypervisor.Thaw(ctx, m, k.point.frozen(k.Paths, k.dir), func(hypervisor.Handles) error { return nil })
+	k.instance, err = k.machines.backend(k.fork).Hypervisor.Thaw(ctx, m, k.point.frozen(k.paths, k.dir), func(hypervisor.Handles) error { return nil })
 	if err != nil {
 		return err
 	}
@@ -141,7 +166,7 @@ func (k *saving) thaw(ctx context.Context) error {
 		}
 	}()
 	k.agent = guest.New(k.instance.DialGuest)
-	ctx, cancel := context.WithTimeoutCause(ctx, k.ReadyTimeout, errNeverReady)
+	ctx, cancel := context.WithTimeoutCause(ctx, k.readyTimeout, errNeverReady)
 	defer cancel()
 	_, err = k.agent.Health(ctx)
 	return err
@@ -156,16 +181,16 @@ func (k *saving) close(ctx context.Context) error {
 	errs = append(errs, k.link.Close())
 	if k.fork.ID != "" {
 		if k.fork.Spec.Net != api.NetNone {
-			errs = append(errs, k.Network.Detach(ctx, guestOf(k.fork)))
+			errs = append(errs, k.network.Detach(ctx, guestOf(k.fork)))
 		}
-		errs = append(errs, os.RemoveAll(k.Paths.VM(k.fork.ID).Dir))
+		errs = append(errs, os.RemoveAll(k.paths.VM(k.fork.ID).Dir))
 	}
 	if k.dir != "" {
 		errs = append(errs, os.RemoveAll(k.dir))
 	}
 	if k.release != nil {
 		k.release()
-		errs = append(errs, k.Layers.Sweep(ctx))
+		errs = append(errs, k.layers.Sweep(ctx))
 	}
 	return errors.Join(errs...)
 }

@@ -63,47 +63,28 @@ type Options struct {
 	Memory func() template.Memory
 }
 
-// Service is all VMs of one daemon. Safe for concurrent use.
+// Service is all VMs of one daemon, by its parts: what may be done with one of them, and, by its noun, what belongs to
+// them. Safe for concurrent use.
 type Service struct {
-	Options
-	Records *Records
-	Logs    *Logs
+	*creates
+	*powers
+	*changes
+	*forks
+	*removals
+	*imageSaves
+	*reconciler
 
-	names    *names
-	life     *background
-	locks    *vmLocks
-	machines *machines
-	vmms     *vmms
-	chains   *chains
-	points   *points
-	pool     pool
-	uses     uses
-}
+	Records   *Records
+	Guests    *Guests
+	Snapshots *Snapshots
+	Objects   *Objects
+	Pool      *Pool
+	Logs      *Logs
+	Figures   *Figures
+	HostPower *HostPower
 
-// New makes the service; Reconcile must run before anything else is asked of it.
-func New(o Options) *Service {
-	s := &Service{Options: o}
-	s.pool.wake, s.pool.armed = make(chan struct{}, 1), o.PoolArmed
-	if s.Memory == nil {
-		s.Memory = memoryOf
-	}
-	s.names, s.life, s.locks = &names{random: o.Random}, newBackground(), &vmLocks{}
-	s.Records = &Records{store: o.Store, now: o.Now, life: s.life}
-	s.machines = &machines{host: o.Host, backends: o.Backends, images: o.Images, paths: o.Paths}
-	s.vmms = &vmms{
-		host: o.Host, machines: s.machines, handles: handleCache{paths: o.Paths}, life: s.life, log: o.Log, live: map[string]*liveVM{},
-		changed: s.Records.Wake, happened: s.happened, ended: s.ended, watchIdle: s.watchIdle,
-	}
-	s.Logs = &Logs{records: s.Records, paths: o.Paths, log: o.Log, running: s.vmms.ids}
-	s.chains = &chains{
-		store: o.Store, records: s.Records, locks: s.locks, machines: s.machines, layers: o.Layers, images: o.Images, alive: s.vmms.alive,
-		life: s.life, paths: o.Paths, log: o.Log, now: o.Now, flattenings: map[string]*flattening{}, flattenDue: map[string]bool{},
-	}
-	s.points = &points{
-		host: o.Host, store: o.Store, records: s.Records, machines: s.machines, layers: o.Layers, chains: s.chains, names: s.names,
-		alive: s.vmms.alive, paths: o.Paths, log: o.Log, now: o.Now,
-	}
-	return s
+	vmms *vmms
+	life *background
 }
 
 // Close lets go of all VMs without touching them: they outlive the daemon.

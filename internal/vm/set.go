@@ -6,22 +6,40 @@ import (
 
 	"banger/api"
 	"banger/api/agentapi"
+	"banger/internal/config"
+	"banger/internal/image"
+	"banger/internal/layer"
 	"banger/internal/operation"
+	"banger/internal/store"
 )
+
+// changes is what becomes of a VM that is there: its spec, the sizes of its disks, a fresh root.
+type changes struct {
+	store      *store.Store
+	records    *Records
+	locks      *vmLocks
+	operations *operation.Registry
+	specs      *specs
+	machines   *machines
+	images     *image.Service
+	layers     *layer.Service
+	alive      func(id string) (*liveVM, bool)
+	paths      config.Paths
+}
 
 // Update changes a VM's spec. A disk of a running VM grows at once; CPUs and memory take effect at the
 // next start, and stand in Pending until then.
-func (s *Service) Update(ctx context.Context, ref string, u api.VMUpdate) (api.VM, error) {
-	vm, err := s.Records.Get(ctx, ref)
+func (c *changes) Update(ctx context.Context, ref string, u api.VMUpdate) (api.VM, error) {
+	vm, err := c.records.Get(ctx, ref)
 	if err != nil {
 		return vm, err
 	}
-	unlock, err := s.locks.Lock(ctx, vm.ID)
+	unlock, err := c.locks.Lock(ctx, vm.ID)
 	if err != nil {
 		return vm, err
 	}
 	defer unlock()
-	if vm, err = s.Store.VM(ctx, vm.ID); err != nil {
+	if vm, err = c.store.VM(ctx, vm.ID); err != nil {
 		return vm, err
 	}
 	spec, err := updated(vm, u)
@@ -32,20 +50,20 @@ func (s *Service) Update(ctx context.Context, ref string, u api.VMUpdate) (api.V
 		return vm, api.Errorf(api.CodeConflict, "VM %s is suspended, and its frozen memory goes with the CPUs and the memory that it had", vm.Name).
 			WithHint("banger vm stop %s", vm.Name)
 	}
-	if _, err := s.forHost(ctx, spec); err != nil {
+	if _, err := c.specs.forHost(ctx, spec); err != nil {
 		return vm, err
 	}
-	if err := s.growDisks(ctx, vm, spec); err != nil {
+	if err := c.growDisks(ctx, vm, spec); err != nil {
 		return vm, err
 	}
-	vm, err = s.Records.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	vm, err = c.records.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		if vm.State != api.StateStopped {
 			vm.Pending = pending(vm.Pending, vm.Spec, spec)
 		}
 		vm.Spec = spec
 		return []api.Event{{Kind: "vm.updated"}}, nil
 	})
-	if l, alive := s.vmms.alive(vm.ID); alive && u.IdleSuspendMS != nil {
+	if l, alive := c.alive(vm.ID); alive && u.IdleSuspendMS != nil {
 		l.policyChanged()
 	}
 	return vm, err
@@ -99,8 +117,8 @@ func pending(have []string, is, wanted api.VMSpec) []string {
 
 // growDisks makes the disks as large as the new spec says: through the VMM while it runs, else by
 // the disk driver. Disks that do not exist yet are made in that size by the start.
-func (s *Service) growDisks(ctx context.Context, vm api.VM, spec api.VMSpec) error {
-	l, alive := s.vmms.alive(vm.ID)
+func (c *changes) growDisks(ctx context.Context, vm api.VM, spec api.VMSpec) error {
+	l, alive := c.alive(vm.ID)
 	grew := false
 	for _, d := range []struct {
 		serial, path, layer string
@@ -113,7 +131,7 @@ func (s *Service) growDisks(ctx context.Context, vm api.VM, spec api.VMSpec) err
 			continue
 		}
 		if !alive {
-			if err := s.machines.backend(vm).Driver(d.layer).Grow(ctx, d.path, d.to); err != nil {
+			if err := c.machines.backend(vm).Driver(d.layer).Grow(ctx, d.path, d.to); err != nil {
 				return err
 			}
 			continue
@@ -131,8 +149,8 @@ func (s *Service) growDisks(ctx context.Context, vm api.VM, spec api.VMSpec) err
 }
 
 // Reset gives a stopped VM a fresh root disk; the work disk stays.
-func (s *Service) Reset(ctx context.Context, ref string, r api.VMReset) (*operation.Operation, error) {
-	vm, err := s.Records.Get(ctx, ref)
+func (c *changes) Reset(ctx context.Context, ref string, r api.VMReset) (*operation.Operation, error) {
+	vm, err := c.records.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -144,19 +162,19 @@ func (s *Service) Reset(ctx context.Context, ref string, r api.VMReset) (*operat
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
-	if img, err := s.Images.Image(ctx, vm.Runtime.ImageDigest); err == nil && spec.RootBytes != 0 && spec.RootBytes < img.SizeBytes {
+	if img, err := c.images.Image(ctx, vm.Runtime.ImageDigest); err == nil && spec.RootBytes != 0 && spec.RootBytes < img.SizeBytes {
 		return nil, api.Errorf(api.CodeInvalid, "root size is %d MiB, but image %s has %d MiB", spec.RootBytes>>20, img.Name, img.SizeBytes>>20)
 	}
-	return s.Operations.Start("vm.reset", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+	return c.operations.Start("vm.reset", vm.ID, func(ctx context.Context, op *operation.Operation) error {
 		op.SetResult(vm.ID)
 		return op.Step(ctx, "reset", func(ctx context.Context) error {
-			return s.locks.with(ctx, vm.ID, func() error { return s.reset(ctx, vm.ID, spec.RootBytes) })
+			return c.locks.with(ctx, vm.ID, func() error { return c.reset(ctx, vm.ID, spec.RootBytes) })
 		})
 	}), nil
 }
 
-func (s *Service) reset(ctx context.Context, id string, rootBytes int64) error {
-	vm, err := s.Store.VM(ctx, id)
+func (c *changes) reset(ctx context.Context, id string, rootBytes int64) error {
+	vm, err := c.store.VM(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -164,16 +182,16 @@ func (s *Service) reset(ctx context.Context, id string, rootBytes int64) error {
 		return api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State)
 	}
 	// The start makes a new root where none is. What the old one lay on is forgotten after it is gone.
-	if err := s.machines.backend(vm).Disks.Delete(ctx, vm.Runtime.SystemOverlay); err != nil {
+	if err := c.machines.backend(vm).Disks.Delete(ctx, vm.Runtime.SystemOverlay); err != nil {
 		return err
 	}
 	layered := vm.Runtime.RootLayerID != ""
-	if _, err = s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	if _, err = c.records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		vm.Spec.RootBytes = rootBytes
-		vm.Runtime.SystemOverlay, vm.Runtime.RootLayerID, vm.Runtime.RootTemplateID = s.Paths.VM(id).RootDisk(), "", ""
+		vm.Runtime.SystemOverlay, vm.Runtime.RootLayerID, vm.Runtime.RootTemplateID = c.paths.VM(id).RootDisk(), "", ""
 		return []api.Event{{Kind: "vm.reset"}}, nil
 	}); err != nil || !layered {
 		return err
 	}
-	return s.Layers.Sweep(ctx)
+	return c.layers.Sweep(ctx)
 }

@@ -16,26 +16,26 @@ import (
 
 // Restore puts a VM back to a snapshot and lets it go on from there. A running or paused one, whose present state would be
 // lost, is refused unless force is set. Identity and address stay.
-func (s *Service) Restore(ctx context.Context, ref, name string, force bool) (*operation.Operation, error) {
-	vm, err := s.Records.Get(ctx, ref)
+func (sn *Snapshots) Restore(ctx context.Context, ref, name string, force bool) (*operation.Operation, error) {
+	vm, err := sn.records.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.Store.Snapshot(ctx, vm, name); err != nil {
+	if _, err := sn.store.Snapshot(ctx, vm, name); err != nil {
 		return nil, err
 	}
 	if err := restorable(vm, name, force); err != nil {
 		return nil, err
 	}
 	if force {
-		s.Operations.CancelStarts(vm.ID)
+		sn.operations.CancelStarts(vm.ID)
 	}
-	return s.Operations.Start("vm.restore", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+	return sn.operations.Start("vm.restore", vm.ID, func(ctx context.Context, op *operation.Operation) error {
 		op.SetResult(vm.ID)
-		if err := s.locks.with(ctx, vm.ID, func() error { return s.restore(ctx, op, vm.ID, name, force) }); err != nil {
+		if err := sn.locks.with(ctx, vm.ID, func() error { return sn.restore(ctx, op, vm.ID, name, force) }); err != nil {
 			return err
 		}
-		return s.start(ctx, op, vm.ID, api.VMStart{})
+		return sn.start(ctx, op, vm.ID, api.VMStart{})
 	}), nil
 }
 
@@ -56,40 +56,40 @@ func restorable(vm api.VM, name string, force bool) error {
 // restore makes the VM a suspended one whose frozen state is the snapshot's; the start after it lets it go on. The record is the
 // point of no return: before it, the VM is what it was (or, where it ran, what a power cut would have left);
 // after it, whoever comes next completes the rest. Called with the VM's lock held.
-func (s *Service) restore(ctx context.Context, op *operation.Operation, id, name string, force bool) error {
-	vm, err := s.Store.VM(ctx, id)
+func (sn *Snapshots) restore(ctx context.Context, op *operation.Operation, id, name string, force bool) error {
+	vm, err := sn.store.VM(ctx, id)
 	if err != nil {
 		return err
 	}
 	if err := restorable(vm, name, force); err != nil {
 		return err
 	}
-	snap, unlock, err := s.holdSnapshot(ctx, vm, name)
+	snap, unlock, err := sn.hold(ctx, vm, name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	then := vm
 	then.Spec = shapeOf(snap.Spec, vm.Spec)
-	s.lieOnSnapshot(&then, snap)
-	at, err := s.canThaw(ctx, then, snap)
+	sn.lieOn(&then, snap)
+	at, err := sn.canThaw(ctx, then, snap)
 	if err != nil {
 		return err
 	}
-	p := s.Paths.VM(id)
+	p := sn.paths.VM(id)
 	if err := op.Step(ctx, "prepare", func(ctx context.Context) error {
-		return s.layOn(ctx, then, snap, at, p.FrozenNext())
+		return sn.layOn(ctx, then, snap, at, p.FrozenNext())
 	}); err != nil {
-		return errors.Join(err, s.takeBack(ctx, then, p.FrozenNext()))
+		return errors.Join(err, sn.takeBack(ctx, then, p.FrozenNext()))
 	}
 	return op.Step(context.WithoutCancel(ctx), "restore", func(ctx context.Context) error {
 		op.Reached("prepared")
-		if err := s.kill(ctx, id, "restored"); err != nil {
-			return errors.Join(err, s.takeBack(ctx, then, p.FrozenNext()))
+		if err := sn.stops.kill(ctx, id, "restored"); err != nil {
+			return errors.Join(err, sn.takeBack(ctx, then, p.FrozenNext()))
 		}
 		op.Reached("killed")
 		sayShape(op, vm.Spec, then.Spec)
-		now, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+		now, err := sn.records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 			vm.State, vm.Spec, vm.Pending, vm.Main, vm.LastError = api.StateSuspended, shapeOf(snap.Spec, vm.Spec), []string{}, snap.Main, nil
 			vm.StopReason = "restored"
 			vm.Runtime.SystemOverlay, vm.Runtime.WorkDiskPath = then.Runtime.SystemOverlay, then.Runtime.WorkDiskPath
@@ -99,18 +99,18 @@ func (s *Service) restore(ctx context.Context, op *operation.Operation, id, name
 			return []api.Event{{Kind: "vm.restored", Data: map[string]string{"snapshot": snap.Name}}}, nil
 		})
 		if err != nil {
-			return errors.Join(err, s.takeBack(ctx, then, p.FrozenNext()))
+			return errors.Join(err, sn.takeBack(ctx, then, p.FrozenNext()))
 		}
 		op.Reached("recorded")
-		s.keepMainLog(vm, snap)
-		return s.completeRestore(ctx, now)
+		sn.keepMainLog(vm, snap)
+		return sn.completeRestore(ctx, now)
 	})
 }
 
 // completeRestore puts the snapshot's state in the place of the VM's own; a restore without a
 // record leaves nothing. Called with the VM's lock held, repeating it is harmless.
-func (s *Service) completeRestore(ctx context.Context, vm api.VM) error {
-	p := s.Paths.VM(vm.ID)
+func (sn *Snapshots) completeRestore(ctx context.Context, vm api.VM) error {
+	p := sn.paths.VM(vm.ID)
 	if !vm.Runtime.Restoring {
 		return os.RemoveAll(p.FrozenNext())
 	}
@@ -119,25 +119,25 @@ func (s *Service) completeRestore(ctx context.Context, vm api.VM) error {
 			return err
 		}
 	}
-	if _, err := s.Records.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	if _, err := sn.records.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.Runtime.Restoring = false
 		return nil, nil
 	}); err != nil {
 		return err
 	}
-	return errors.Join(s.points.settle(ctx, vm, nil), s.Layers.Sweep(ctx), s.Templates.Sweep(ctx, s.Records.TemplateInUse(ctx)))
+	return errors.Join(sn.points.settle(ctx, vm, nil), sn.layers.Sweep(ctx), sn.templates.Sweep(ctx, sn.records.TemplateInUse(ctx)))
 }
 
-// holdSnapshot finds a snapshot and keeps it from being deleted until unlock.
-func (s *Service) holdSnapshot(ctx context.Context, vm api.VM, name string) (_ api.Snapshot, unlock func(), err error) {
-	snap, err := s.Store.Snapshot(ctx, vm, name)
+// hold finds a snapshot and keeps it from being deleted until unlock.
+func (sn *Snapshots) hold(ctx context.Context, vm api.VM, name string) (_ api.Snapshot, unlock func(), err error) {
+	snap, err := sn.store.Snapshot(ctx, vm, name)
 	if err != nil {
 		return snap, nil, err
 	}
-	if unlock, err = s.locks.Lock(ctx, snap.ID); err != nil {
+	if unlock, err = sn.locks.Lock(ctx, snap.ID); err != nil {
 		return snap, nil, err
 	}
-	again, err := s.Store.Snapshot(ctx, vm, name) // it may have been deleted, or replaced, while we waited
+	again, err := sn.store.Snapshot(ctx, vm, name) // it may have been deleted, or replaced, while we waited
 	if err == nil && again.ID != snap.ID {
 		err = api.Errorf(api.CodeBusy, "snapshot %s of VM %s was replaced just now", name, vm.Name)
 	}
@@ -149,8 +149,8 @@ func (s *Service) holdSnapshot(ctx context.Context, vm api.VM, name string) (_ a
 }
 
 // canThaw refuses, with nothing changed, what this host, VMM or machine cannot go on from. then has the snapshot's shape.
-func (s *Service) canThaw(ctx context.Context, then api.VM, snap api.Snapshot) (point, error) {
-	dir := s.Paths.Snapshot(snap.ID)
+func (sn *Snapshots) canThaw(ctx context.Context, then api.VM, snap api.Snapshot) (point, error) {
+	dir := sn.paths.Snapshot(snap.ID)
 	at, err := readFrozen(dir)
 	if err == nil {
 		err = at.whole(dir)
@@ -159,11 +159,11 @@ func (s *Service) canThaw(ctx context.Context, then api.VM, snap api.Snapshot) (
 		return at, api.Errorf(api.CodeConflict, "snapshot %s of VM %s is damaged: %w", snap.Name, snap.VM, err).
 			WithHint("banger vm snapshot delete %s %s", snap.VM, snap.Name)
 	}
-	m, err := s.machines.of(ctx, then)
+	m, err := sn.machines.of(ctx, then)
 	if err != nil {
 		return at, err
 	}
-	stamp, err := s.machines.backend(then).Hypervisor.Stamp(ctx, m)
+	stamp, err := sn.machines.backend(then).Hypervisor.Stamp(ctx, m)
 	if err != nil {
 		return at, err
 	}
@@ -184,11 +184,11 @@ func (p point) whole(dir string) error {
 }
 
 // layOn makes empty disks for vm, whose record lies on the snapshot, and hard links of the snapshot's state in dir.
-func (s *Service) layOn(ctx context.Context, vm api.VM, snap api.Snapshot, p point, dir string) error {
-	if err := s.machines.makeDirs(vm); err != nil {
+func (sn *Snapshots) layOn(ctx context.Context, vm api.VM, snap api.Snapshot, p point, dir string) error {
+	if err := sn.machines.makeDirs(vm); err != nil {
 		return err
 	}
-	return errors.Join(s.points.makeTops(ctx, vm, p), linkFrozen(s.Paths.Snapshot(snap.ID), dir))
+	return errors.Join(sn.points.makeTops(ctx, vm, p), linkFrozen(sn.paths.Snapshot(snap.ID), dir))
 }
 
 // linkFrozen gives the files of a frozen state second names in a new directory.
@@ -209,8 +209,8 @@ func linkFrozen(from, to string) error {
 }
 
 // takeBack removes what layOn made.
-func (s *Service) takeBack(ctx context.Context, vm api.VM, dir string) error {
-	disks := s.machines.backend(vm).Overlays
+func (sn *Snapshots) takeBack(ctx context.Context, vm api.VM, dir string) error {
+	disks := sn.machines.backend(vm).Overlays
 	return errors.Join(disks.Delete(ctx, vm.Runtime.SystemOverlay), disks.Delete(ctx, vm.Runtime.WorkDiskPath), os.RemoveAll(dir))
 }
 
@@ -235,10 +235,10 @@ func sayShape(op *operation.Operation, was, is api.VMSpec) {
 	}
 }
 
-// lieOnSnapshot makes a VM's record one whose disks, yet to be made, lie on a snapshot. Their names are new ones: the VM may
+// lieOn makes a VM's record one whose disks, yet to be made, lie on a snapshot. Their names are new ones: the VM may
 // have disks on the same layers already.
-func (s *Service) lieOnSnapshot(vm *api.VM, snap api.Snapshot) {
-	r, p, mark := &vm.Runtime, s.Paths.VM(vm.ID), s.names.newID()
+func (sn *Snapshots) lieOn(vm *api.VM, snap api.Snapshot) {
+	r, p, mark := &vm.Runtime, sn.paths.VM(vm.ID), sn.names.newID()
 	r.SystemOverlay, r.WorkDiskPath = p.RootTop(mark), p.WorkTop(mark)
 	r.RootLayerID, r.WorkLayerID = snap.RootLayerID, snap.WorkLayerID
 	r.RootTemplateID, r.WorkTemplateID = snap.RootTemplateID, snap.WorkTemplateID
@@ -246,9 +246,9 @@ func (s *Service) lieOnSnapshot(vm *api.VM, snap api.Snapshot) {
 
 // keepMainLog removes the main command's output from the host unless it is that of the snapshot's, whole: the guest has
 // what its command had written by then, and it is read again.
-func (s *Service) keepMainLog(vm api.VM, snap api.Snapshot) {
+func (sn *Snapshots) keepMainLog(vm api.VM, snap api.Snapshot) {
 	same := vm.Main != nil && snap.Main != nil && vm.Main.StartedAt.Equal(snap.Main.StartedAt)
 	if !same || snap.Main.EndedAt == nil {
-		s.forgetMain(vm.ID)
+		sn.forgetMain(vm.ID)
 	}
 }

@@ -15,17 +15,17 @@ import (
 	"banger/internal/operation"
 )
 
-// snapshotRunning freezes a running or paused VM into dir. What the snapshot lies on is held until release.
-func (s *Service) snapshotRunning(ctx context.Context, op *operation.Operation, vm api.VM, dir string, snap *api.Snapshot) (release func(), err error) {
-	l, err := s.points.forkable(vm)
+// takeRunning freezes a running or paused VM into dir. What the snapshot lies on is held until release.
+func (sn *Snapshots) takeRunning(ctx context.Context, op *operation.Operation, vm api.VM, dir string, snap *api.Snapshot) (release func(), err error) {
+	l, err := sn.points.forkable(vm)
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.points.plan(ctx, vm, l, dir)
+	f, err := sn.points.plan(ctx, vm, l, dir)
 	if err != nil {
 		return nil, err
 	}
-	hold := s.Layers.Hold(f.point.RootLayerID, f.point.WorkLayerID)
+	hold := sn.layers.Hold(f.point.RootLayerID, f.point.WorkLayerID)
 	defer func() {
 		if err = errors.Join(err, f.close(ctx)); err != nil {
 			hold()
@@ -49,19 +49,19 @@ func (s *Service) snapshotRunning(ctx context.Context, op *operation.Operation, 
 	return hold, p.describe(dir, snap)
 }
 
-// snapshotSuspended keeps the state that a VM is suspended in, and makes layers of its disks: it will go on upon new ones.
-func (s *Service) snapshotSuspended(ctx context.Context, op *operation.Operation, vm api.VM, dir string, snap *api.Snapshot) (release func(), err error) {
-	own := s.Paths.VM(vm.ID).Frozen()
+// takeSuspended keeps the state that a VM is suspended in, and makes layers of its disks: it will go on upon new ones.
+func (sn *Snapshots) takeSuspended(ctx context.Context, op *operation.Operation, vm api.VM, dir string, snap *api.Snapshot) (release func(), err error) {
+	own := sn.paths.VM(vm.ID).Frozen()
 	record, err := readFrozen(own)
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.points.plan(ctx, vm, nil, dir)
+	f, err := sn.points.plan(ctx, vm, nil, dir)
 	if err != nil {
 		return nil, err
 	}
 	f.point.Stamp, f.point.TemplateID, f.point.At = record.Stamp, record.TemplateID, record.At
-	hold := s.Layers.Hold(f.point.RootLayerID, f.point.WorkLayerID)
+	hold := sn.layers.Hold(f.point.RootLayerID, f.point.WorkLayerID)
 	defer func() {
 		if err = errors.Join(err, f.close(ctx)); err != nil {
 			hold()

@@ -4,34 +4,56 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"time"
 
 	"banger/api"
+	"banger/internal/config"
 	"banger/internal/disk"
 	"banger/internal/host"
 	"banger/internal/hypervisor"
+	"banger/internal/image"
 	"banger/internal/network"
 	"banger/internal/operation"
+	"banger/internal/store"
+	"banger/internal/template"
 )
 
-// Start brings a stopped VM up, and lets a suspended one go on. One that runs already is left as it is.
-func (s *Service) Start(ctx context.Context, ref string, want api.VMStart) (*operation.Operation, error) {
-	vm, err := s.Records.Get(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	return s.Operations.Start("vm.start", vm.ID, func(ctx context.Context, op *operation.Operation) error {
-		return s.start(ctx, op, vm.ID, want)
-	}), nil
+// starts brings VMs up.
+type starts struct {
+	host      host.Host
+	store     *store.Store
+	records   *Records
+	locks     *vmLocks
+	machines  *machines
+	vmms      *vmms
+	points    *points
+	chains    *chains
+	bringUp   *bringUp
+	stops     *stops
+	suspends  *suspends
+	snapshots *Snapshots
+	queue     *queue
+	network   *network.Network
+	images    *image.Service
+	templates *template.Service
+	paths     config.Paths
+	log       *slog.Logger
+	now       func() time.Time
+	memory    func() template.Memory
+	// giveUp has the pool give a clone up; false when it has none.
+	giveUp func(context.Context) (bool, error)
+	// readyTimeout bounds the wait for a guest's agent.
+	readyTimeout time.Duration
 }
 
 // start is the list of steps from a record to a running guest, each with its undo.
-func (s *Service) start(ctx context.Context, op *operation.Operation, id string, want api.VMStart) error {
-	defer s.busy()()
-	s.makeWay()
-	unlock, err := s.locks.Lock(ctx, id)
+func (st *starts) start(ctx context.Context, op *operation.Operation, id string, want api.VMStart) error {
+	defer st.queue.busy()()
+	st.queue.makeWay()
+	unlock, err := st.locks.Lock(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -39,7 +61,7 @@ func (s *Service) start(ctx context.Context, op *operation.Operation, id string,
 	unlock = sync.OnceFunc(unlock)
 	op.Undo("lock", func(context.Context) error { unlock(); return nil })
 	op.SetResult(id)
-	kept, err := s.startLocked(ctx, op, id, want)
+	kept, err := st.startLocked(ctx, op, id, want)
 	if err == nil || kept {
 		op.Keep()
 		unlock()
@@ -48,8 +70,8 @@ func (s *Service) start(ctx context.Context, op *operation.Operation, id string,
 }
 
 // startLocked reports kept when the start failed but its VM is left for a look.
-func (s *Service) startLocked(ctx context.Context, op *operation.Operation, id string, want api.VMStart) (kept bool, err error) {
-	vm, err := s.Store.VM(ctx, id)
+func (st *starts) startLocked(ctx context.Context, op *operation.Operation, id string, want api.VMStart) (kept bool, err error) {
+	vm, err := st.store.VM(ctx, id)
 	if err != nil {
 		return false, err
 	}
@@ -60,21 +82,21 @@ func (s *Service) startLocked(ctx context.Context, op *operation.Operation, id s
 		return false, api.Errorf(api.CodeConflict, "VM %s is being deleted", vm.Name)
 	}
 	if vm.Runtime.Restoring {
-		if err := s.completeRestore(context.WithoutCancel(ctx), vm); err != nil {
+		if err := st.snapshots.completeRestore(context.WithoutCancel(ctx), vm); err != nil {
 			return false, err
 		}
 	}
-	if _, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	if _, err := st.records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		vm.State, vm.LastError, vm.StopReason = api.StateStarting, nil, ""
 		return []api.Event{{Kind: "vm.starting"}}, nil
 	}); err != nil {
 		return false, err
 	}
-	b := boot{Service: s, op: op, vm: vm, want: want}
+	b := boot{starts: st, op: op, vm: vm, want: want}
 	op.Undo("state", b.failed)
 	err = b.run(ctx)
 	if err == nil {
-		s.pool.started(b.vm)
+		st.queue.started(b.vm)
 	}
 	return b.kept, err
 }
@@ -86,18 +108,18 @@ func (b *boot) run(ctx context.Context) error {
 		return err
 	}
 	if b.want.DiscardMemory {
-		if err := b.discardMemory(ctx, b.vm.ID); err != nil {
+		if err := b.suspends.discardMemory(ctx, b.vm.ID); err != nil {
 			return err
 		}
 	}
 	switch {
 	case b.vm.State == api.StateSuspended && !b.want.DiscardMemory:
-		return b.steps(ctx, step{"network", b.network}, step{"thaw", b.resume}, step{"personalise", b.personalise}, step{"ready", b.ready})
+		return b.steps(ctx, step{"network", b.prepareLink}, step{"thaw", b.resume}, step{"personalise", b.personalise}, step{"ready", b.ready})
 	case b.clonable():
-		return b.steps(ctx, step{"template", b.template}, step{"disks", b.disks}, step{"network", b.beginNetwork}, step{"thaw", b.clone},
+		return b.steps(ctx, step{"template", b.template}, step{"disks", b.disks}, step{"network", b.beginLink}, step{"thaw", b.clone},
 			step{"personalise", b.personalise}, step{"ready", b.ready})
 	}
-	return b.steps(ctx, step{"disks", b.disks}, step{"network", b.network}, step{"boot", b.boot}, step{"guest", b.guest},
+	return b.steps(ctx, step{"disks", b.disks}, step{"network", b.prepareLink}, step{"boot", b.boot}, step{"guest", b.guest},
 		step{"personalise", b.personalise}, step{"ready", b.ready})
 }
 
@@ -118,7 +140,7 @@ func (b *boot) steps(ctx context.Context, list ...step) error {
 
 // boot is one start under way. Each method is a step of it.
 type boot struct {
-	*Service
+	*starts
 	op      *operation.Operation
 	vm      api.VM // as it was before the start, but for what the steps decide
 	want    api.VMStart
@@ -135,7 +157,7 @@ type boot struct {
 func (b *boot) image(ctx context.Context) error {
 	r := b.vm.Runtime
 	if r.ImageDigest == "" {
-		img, err := b.Images.EnsureImage(ctx, b.op, b.vm.Spec.Image)
+		img, err := b.images.EnsureImage(ctx, b.op, b.vm.Spec.Image)
 		if err != nil {
 			return err
 		}
@@ -144,7 +166,7 @@ func (b *boot) image(ctx context.Context) error {
 	}
 	rootBytes := b.vm.Spec.RootBytes
 	if r.KernelDigest == "" {
-		k, err := b.Images.EnsureKernel(ctx, b.op, b.vm.Spec.Kernel)
+		k, err := b.images.EnsureKernel(ctx, b.op, b.vm.Spec.Kernel)
 		if err != nil {
 			return err
 		}
@@ -156,7 +178,7 @@ func (b *boot) image(ctx context.Context) error {
 	}
 	b.sayEmulated(b.op, features)
 	was := b.vm
-	b.vm, err = b.Records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	b.vm, err = b.records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.Runtime.ImageDigest, vm.Runtime.KernelDigest, vm.Runtime.Accel = r.ImageDigest, r.KernelDigest, features.Accel
 		vm.Spec.RootBytes = rootBytes
 		return nil, nil
@@ -177,23 +199,23 @@ func (b *boot) disks(ctx context.Context) error {
 	if err := b.machines.makeDirs(b.vm); err != nil {
 		return err
 	}
-	if err := b.makeHostKey(ctx, b.vm); err != nil {
+	if err := b.bringUp.makeHostKey(ctx, b.vm); err != nil {
 		return err
 	}
-	img, err := b.Images.Image(ctx, b.vm.Runtime.ImageDigest)
+	img, err := b.images.Image(ctx, b.vm.Runtime.ImageDigest)
 	if err != nil {
 		return err
 	}
 	root := disk.Spec{
-		Path: b.vm.Runtime.SystemOverlay, Base: b.Images.RootPath(img.Digest), SizeBytes: b.vm.Spec.RootBytes,
-		UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID, Give: b.Host.Give,
+		Path: b.vm.Runtime.SystemOverlay, Base: b.images.RootPath(img.Digest), SizeBytes: b.vm.Spec.RootBytes,
+		UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID, Give: b.host.Give,
 	}
 	work := disk.Spec{
 		Path: b.vm.Runtime.WorkDiskPath, SizeBytes: b.vm.Spec.DiskBytes,
-		UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID, Give: b.Host.Give,
+		UID: b.vm.Runtime.UID, GID: b.vm.Runtime.UID, Give: b.host.Give,
 	}
 	if b.base.ID != "" {
-		t, format := b.Paths.Template(b.base.ID), b.machines.backend(b.vm).Disks.Format()
+		t, format := b.paths.Template(b.base.ID), b.machines.backend(b.vm).Disks.Format()
 		root.Base, root.BaseFormat = t.Root(), format
 		work.Base, work.BaseFormat = t.Work(), format
 		if err := b.lieOn(ctx, !exists(root.Path), !exists(work.Path)); err != nil {
@@ -213,17 +235,17 @@ func (b *boot) ensureDisk(ctx context.Context, d disk.Spec, layer string) error 
 	return b.machines.backend(b.vm).Disks.Create(ctx, d)
 }
 
-// network prepares the link.
-func (b *boot) network(ctx context.Context) error {
-	if err := b.beginNetwork(ctx); err != nil {
+// prepareLink prepares the link.
+func (b *boot) prepareLink(ctx context.Context) error {
+	if err := b.beginLink(ctx); err != nil {
 		return err
 	}
 	return b.link.Pinned(ctx)
 }
 
-// beginNetwork prepares what a VMM needs to be started; its names are on disk before it exists. Before the guest runs,
+// beginLink prepares what a VMM needs to be started; its names are on disk before it exists. Before the guest runs,
 // link.Pinned must have returned.
-func (b *boot) beginNetwork(ctx context.Context) error {
+func (b *boot) beginLink(ctx context.Context) error {
 	g := guestOf(b.vm)
 	if g.Kind == api.NetNone {
 		return nil
@@ -231,8 +253,8 @@ func (b *boot) beginNetwork(ctx context.Context) error {
 	if err := b.vmms.handles.Set(b.vm.ID, func(h *VMHandles) { h.TapDevice = g.Tap }); err != nil {
 		return err
 	}
-	b.op.Undo("network", func(ctx context.Context) error { return errors.Join(b.link.Close(), b.detachNetwork(ctx, b.vm)) })
-	link, err := b.Network.Begin(ctx, g, func(p host.Process) error {
+	b.op.Undo("network", func(ctx context.Context) error { return errors.Join(b.link.Close(), b.stops.detachNetwork(ctx, b.vm)) })
+	link, err := b.network.Begin(ctx, g, func(p host.Process) error {
 		return b.vmms.handles.Set(b.vm.ID, func(h *VMHandles) { h.NetHelper = p })
 	})
 	if err != nil {
@@ -265,25 +287,25 @@ func (b *boot) running(ctx context.Context, instance hypervisor.Instance, thawed
 		b.vmms.drop(b.live)
 		return instance.Kill(ctx)
 	})
-	now := b.Now().UTC()
-	_, err := b.Records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	now := b.now().UTC()
+	_, err := b.records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.StartedAt, vm.StoppedAt, vm.Pending, vm.Runtime.Thawed = &now, nil, []string{}, thawed
 		return []api.Event{{Kind: "vm.started"}}, nil
 	})
 	if b.readyBy.IsZero() {
-		b.readyBy = b.Now().Add(b.ReadyTimeout)
+		b.readyBy = b.now().Add(b.readyTimeout)
 	}
 	return errors.Join(err, b.link.Close())
 }
 
 // guest waits for the agent's first answer.
 func (b *boot) guest(ctx context.Context) error {
-	return b.bounded(ctx, func(ctx context.Context) error { return b.waitAnswer(ctx, b.live) })
+	return b.bounded(ctx, func(ctx context.Context) error { return b.bringUp.waitAnswer(ctx, b.live) })
 }
 
 // personalise comes before anything else in the guest: beside systemd, PID 1 is held until then.
 func (b *boot) personalise(ctx context.Context) error {
-	return b.bounded(ctx, func(ctx context.Context) error { return b.Service.personalise(ctx, b.live) })
+	return b.bounded(ctx, func(ctx context.Context) error { return b.bringUp.personalise(ctx, b.live) })
 }
 
 // ready waits for the agent's word that the guest is up.
@@ -291,7 +313,7 @@ func (b *boot) ready(ctx context.Context) error {
 	if onLayers(b.vm) {
 		b.chains.later(b.vm.ID, mustShorten)
 	}
-	return b.bounded(ctx, func(ctx context.Context) error { return b.waitReady(ctx, b.live) })
+	return b.bounded(ctx, func(ctx context.Context) error { return b.bringUp.waitReady(ctx, b.live) })
 }
 
 // bounded gives up when the guest is not ready in its time. Such a guest is kept for a look.
@@ -308,16 +330,16 @@ func (b *boot) bounded(ctx context.Context, fn func(context.Context) error) erro
 var errNeverReady = errors.New("the guest never became ready")
 
 func (b *boot) neverReady(ctx context.Context, cause error) error {
-	tail := consoleTail(b.Paths.VM(b.vm.ID))
-	failure := api.Errorf(api.CodeNotReady, "the guest of VM %s did not become ready in %s (%w); the end of its console:\n%s", b.vm.Name, b.ReadyTimeout, cause, tail)
+	tail := consoleTail(b.paths.VM(b.vm.ID))
+	failure := api.Errorf(api.CodeNotReady, "the guest of VM %s did not become ready in %s (%w); the end of its console:\n%s", b.vm.Name, b.readyTimeout, cause, tail)
 	if b.vm.Spec.AutoRemove {
 		return failure
 	}
 	b.kept = true
-	now := b.Now().UTC()
-	_, err := b.Records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	now := b.now().UTC()
+	_, err := b.records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.State = api.StateRunning
-		vm.LastError = &api.Failure{Code: api.CodeNotReady, Message: fmt.Sprintf("the guest did not become ready in %s", b.ReadyTimeout), At: now, ConsoleTail: tail}
+		vm.LastError = &api.Failure{Code: api.CodeNotReady, Message: fmt.Sprintf("the guest did not become ready in %s", b.readyTimeout), At: now, ConsoleTail: tail}
 		return nil, nil
 	})
 	return errors.Join(failure.WithHint("banger vm logs --console %s", b.vm.Name), err)
@@ -327,13 +349,13 @@ func (b *boot) neverReady(ctx context.Context, cause error) error {
 func (b *boot) failed(ctx context.Context) error {
 	var failure *api.Failure
 	if b.cause != nil && api.CodeOf(b.cause) != api.CodeCancelled && !errors.Is(b.cause, context.Canceled) {
-		failure = &api.Failure{Code: api.CodeOf(b.cause), Message: b.cause.Error(), At: b.Now().UTC(), ConsoleTail: consoleTail(b.Paths.VM(b.vm.ID))}
+		failure = &api.Failure{Code: api.CodeOf(b.cause), Message: b.cause.Error(), At: b.now().UTC(), ConsoleTail: consoleTail(b.paths.VM(b.vm.ID))}
 	}
-	vm, err := b.stopped(ctx, b.vm.ID, "start failed", failure)
+	vm, err := b.stops.stopped(ctx, b.vm.ID, "start failed", failure)
 	if err == nil {
 		err = b.points.dropUnused(ctx, vm)
 	}
-	if err == nil && exists(b.Paths.VM(vm.ID).Frozen()) && b.vm.State == api.StateSuspended {
+	if err == nil && exists(b.paths.VM(vm.ID).Frozen()) && b.vm.State == api.StateSuspended {
 		err = b.stillSuspended(ctx, failure)
 	}
 	return err

@@ -9,23 +9,32 @@ import (
 	"banger/api"
 	"banger/api/agentapi"
 	"banger/internal/disk"
+	"banger/internal/host"
 )
 
 // statsTime bounds what a guest may take to give its own figures: a hung one must not hang the list.
 const statsTime = time.Second
 
-// Stats is what one VM uses now. A stopped one uses disk only.
-func (s *Service) Stats(ctx context.Context, ref string) (api.VMStats, error) {
-	vm, err := s.Records.Get(ctx, ref)
+// Figures is what VMs use.
+type Figures struct {
+	records *Records
+	host    host.Host
+	alive   func(id string) (*liveVM, bool)
+	now     func() time.Time
+}
+
+// Of is what one VM uses now. A stopped one uses disk only.
+func (f *Figures) Of(ctx context.Context, ref string) (api.VMStats, error) {
+	vm, err := f.records.Get(ctx, ref)
 	if err != nil {
 		return api.VMStats{}, err
 	}
-	return s.statsOf(ctx, vm), nil
+	return f.statsOf(ctx, vm), nil
 }
 
-// AllStats is what every running VM uses now, all asked at once.
-func (s *Service) AllStats(ctx context.Context) ([]api.VMStats, error) {
-	vms, err := s.Records.List(ctx, []string{"state=running"})
+// All is what every running VM uses now, all asked at once.
+func (f *Figures) All(ctx context.Context) ([]api.VMStats, error) {
+	vms, err := f.records.List(ctx, []string{"state=running"})
 	if err != nil {
 		return nil, err
 	}
@@ -34,20 +43,20 @@ func (s *Service) AllStats(ctx context.Context) ([]api.VMStats, error) {
 	all.SetLimit(32)
 	for i, vm := range vms {
 		all.Go(func() error {
-			out[i] = s.statsOf(ctx, vm)
+			out[i] = f.statsOf(ctx, vm)
 			return nil
 		})
 	}
 	return out, all.Wait()
 }
 
-func (s *Service) statsOf(ctx context.Context, vm api.VM) api.VMStats {
-	st := api.VMStats{VMID: vm.ID, Name: vm.Name, At: s.Now().UTC(), DiskUsedBytes: used(vm.Runtime.SystemOverlay) + used(vm.Runtime.WorkDiskPath)}
-	l, alive := s.vmms.alive(vm.ID)
+func (f *Figures) statsOf(ctx context.Context, vm api.VM) api.VMStats {
+	st := api.VMStats{VMID: vm.ID, Name: vm.Name, At: f.now().UTC(), DiskUsedBytes: used(vm.Runtime.SystemOverlay) + used(vm.Runtime.WorkDiskPath)}
+	l, alive := f.alive(vm.ID)
 	if !alive {
 		return st
 	}
-	if u, err := s.Host.Usage(l.instance.Process()); err == nil {
+	if u, err := f.host.Usage(l.instance.Process()); err == nil {
 		st.CPUMS, st.RSSBytes = u.CPU.Milliseconds(), u.RSSBytes
 	}
 	ctx, cancel := context.WithTimeout(ctx, statsTime)

@@ -4,94 +4,48 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
 	"banger/api"
 	"banger/api/agentapi"
+	"banger/internal/config"
+	"banger/internal/network"
 	"banger/internal/operation"
+	"banger/internal/store"
 )
 
-// Stop asks the guest to sync and power off, and forces it after timeout (0: the default). A suspended VM
-// is thawed for that. A stopped VM is no error.
-func (s *Service) Stop(ctx context.Context, ref string, timeout time.Duration) (*operation.Operation, error) {
-	vm, err := s.Records.Get(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	s.Operations.CancelStarts(vm.ID)
-	return s.Operations.Start("vm.stop", vm.ID, func(ctx context.Context, op *operation.Operation) error {
-		op.SetResult(vm.ID)
-		if vm.State == api.StateSuspended {
-			if err := s.start(ctx, op, vm.ID, api.VMStart{}); err != nil {
-				return err
-			}
-		}
-		if err := s.locks.with(ctx, vm.ID, func() error { return s.stop(ctx, op, vm.ID, timeout) }); err != nil {
-			return err
-		}
-		return s.autoRemove(ctx, op, vm)
-	}), nil
-}
-
-// Kill is power-off at once, also of a suspended VM, whose frozen memory is lost. A stopped VM is no error.
-func (s *Service) Kill(ctx context.Context, ref string) (*operation.Operation, error) {
-	vm, err := s.Records.Get(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	s.Operations.CancelStarts(vm.ID)
-	return s.Operations.Start("vm.kill", vm.ID, func(ctx context.Context, op *operation.Operation) error {
-		op.SetResult(vm.ID)
-		if err := op.Step(ctx, "kill", func(ctx context.Context) error {
-			return s.locks.with(ctx, vm.ID, func() error {
-				return errors.Join(s.discardMemory(ctx, vm.ID), s.kill(ctx, vm.ID, "killed"))
-			})
-		}); err != nil {
-			return err
-		}
-		return s.autoRemove(ctx, op, vm)
-	}), nil
-}
-
-// autoRemove removes a VM that was stopped and is to go with that.
-func (s *Service) autoRemove(ctx context.Context, op *operation.Operation, vm api.VM) error {
-	if !vm.Spec.AutoRemove {
-		return nil
-	}
-	return op.Step(ctx, "remove", func(ctx context.Context) error { return s.remove(ctx, vm.ID) })
-}
-
-// Restart stops a VM if it runs, and starts it.
-func (s *Service) Restart(ctx context.Context, ref string, timeout time.Duration) (*operation.Operation, error) {
-	vm, err := s.Records.Get(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	return s.Operations.Start("vm.restart", vm.ID, func(ctx context.Context, op *operation.Operation) error {
-		if err := s.locks.with(ctx, vm.ID, func() error { return s.stop(ctx, op, vm.ID, timeout) }); err != nil {
-			return err
-		}
-		return s.start(ctx, op, vm.ID, api.VMStart{})
-	}), nil
+// stops ends what runs for a VM, and takes from the host all that it holds besides its files.
+type stops struct {
+	store    *store.Store
+	records  *Records
+	machines *machines
+	vmms     *vmms
+	network  *network.Network
+	paths    config.Paths
+	log      *slog.Logger
+	now      func() time.Time
+	// stopTimeout bounds a guest's own shutdown where nobody says otherwise.
+	stopTimeout time.Duration
 }
 
 // stop is called with the VM's lock held.
-func (s *Service) stop(ctx context.Context, op *operation.Operation, id string, timeout time.Duration) error {
+func (t *stops) stop(ctx context.Context, op *operation.Operation, id string, timeout time.Duration) error {
 	if timeout <= 0 {
-		timeout = s.StopTimeout
+		timeout = t.stopTimeout
 	}
-	l, alive := s.vmms.alive(id)
+	l, alive := t.vmms.alive(id)
 	if !alive {
-		return s.kill(ctx, id, "requested")
+		return t.kill(ctx, id, "requested")
 	}
-	if _, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	if _, err := t.records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		vm.State, vm.Ready = api.StateStopping, false
 		return []api.Event{{Kind: "vm.stopping"}}, nil
 	}); err != nil {
 		return err
 	}
-	begin := s.Now()
+	begin := t.now()
 	forced := false
 	err := op.Step(ctx, "shut down", func(ctx context.Context) error {
 		actx, cancel := context.WithTimeout(ctx, timeout)
@@ -99,11 +53,11 @@ func (s *Service) stop(ctx context.Context, op *operation.Operation, id string, 
 		// A VMM that hangs, or an agent that refuses or has died, is no reason for a stop to fail: it is forced below.
 		if l.instance.Standing() {
 			if err := l.instance.Resume(actx); err != nil {
-				s.Log.Warn("the guest stands still", "vm", id, "error", err)
+				t.log.Warn("the guest stands still", "vm", id, "error", err)
 			}
 		}
 		if err := l.agent.Shutdown(actx, agentapi.Shutdown{TimeoutMS: timeout.Milliseconds()}); err != nil {
-			s.Log.Warn("the guest did not take the request to shut down", "vm", id, "error", err)
+			t.log.Warn("the guest did not take the request to shut down", "vm", id, "error", err)
 		}
 		select {
 		case <-l.gone:
@@ -116,16 +70,16 @@ func (s *Service) stop(ctx context.Context, op *operation.Operation, id string, 
 		return err
 	}
 	if forced {
-		op.Warn("the guest did not power off within %s and was forced", s.Now().Sub(begin).Round(time.Second))
+		op.Warn("the guest did not power off within %s and was forced", t.now().Sub(begin).Round(time.Second))
 	}
-	return s.kill(ctx, id, "requested")
+	return t.kill(ctx, id, "requested")
 }
 
 // kill ends whatever runs for a VM and tears its things down; called with the VM's lock held.
 // It works by the live VMM, by the handles, and by derived names, so that it also cleans up after crashes.
-func (s *Service) kill(ctx context.Context, id, reason string) error {
+func (t *stops) kill(ctx context.Context, id, reason string) error {
 	ctx = context.WithoutCancel(ctx) // half a teardown helps nobody
-	_, err := s.stopped(ctx, id, reason, nil)
+	_, err := t.stopped(ctx, id, reason, nil)
 	return err
 }
 
@@ -134,16 +88,16 @@ const endTime = 10 * time.Second
 
 // stopped tears down all that a VM holds on the host besides its files, and records that it
 // is stopped. Every step runs, whatever the others do. Called with the VM's lock held.
-func (s *Service) stopped(ctx context.Context, id, reason string, failure *api.Failure) (api.VM, error) {
-	vm, err := s.Store.VM(ctx, id)
+func (t *stops) stopped(ctx context.Context, id, reason string, failure *api.Failure) (api.VM, error) {
+	vm, err := t.store.VM(ctx, id)
 	if err != nil {
 		return vm, err
 	}
-	if err := s.letGo(ctx, vm); err != nil {
+	if err := t.letGo(ctx, vm); err != nil {
 		return vm, err
 	}
-	now := s.Now().UTC()
-	return s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	now := t.now().UTC()
+	return t.records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		was := vm.State
 		vm.Ready, vm.ReadyAt = false, nil
 		if vm.State != api.StateDeleting && vm.State != api.StateSuspended && vm.State != api.StatePooled {
@@ -160,7 +114,7 @@ func (s *Service) stopped(ctx context.Context, id, reason string, failure *api.F
 		if vm.Main != nil && vm.Main.EndedAt == nil {
 			vm.Main.EndedAt, vm.Main.Error = &now, "the VM stopped: "+reason
 		}
-		if !exists(s.Paths.VM(id).Frozen()) {
+		if !exists(t.paths.VM(id).Frozen()) {
 			vm.Runtime.Forking = false // its next start is a boot, which makes it a machine of its own as any other
 		}
 		if was == api.StateStopped {
@@ -173,20 +127,28 @@ func (s *Service) stopped(ctx context.Context, id, reason string, failure *api.F
 
 // letGo takes from the host all that a VM holds besides its files. Its process and its network end side by side: neither
 // needs the other to be gone first.
-func (s *Service) letGo(ctx context.Context, vm api.VM) error {
+func (t *stops) letGo(ctx context.Context, vm api.VM) error {
 	var ended, detached error
 	var both sync.WaitGroup
-	both.Go(func() { detached = s.detachNetwork(ctx, vm) })
-	ended = s.vmms.end(ctx, vm)
+	both.Go(func() { detached = t.detachNetwork(ctx, vm) })
+	ended = t.vmms.end(ctx, vm)
 	operation.Stage(ctx, "end process")
 	both.Wait()
 	operation.Stage(ctx, "detach network")
 	if err := errors.Join(ended, detached); err != nil {
 		return fmt.Errorf("cannot tear down VM %s: %w", vm.Name, err)
 	}
-	if err := s.vmms.handles.Clear(vm.ID); err != nil {
+	if err := t.vmms.handles.Clear(vm.ID); err != nil {
 		return err
 	}
-	s.machines.removeSockets(vm)
+	t.machines.removeSockets(vm)
 	return nil
+}
+
+// detachNetwork removes a VM's link by derived names, whatever its handles say.
+func (t *stops) detachNetwork(ctx context.Context, vm api.VM) error {
+	if vm.Spec.Net == api.NetNone {
+		return nil
+	}
+	return t.network.Detach(ctx, guestOf(vm))
 }

@@ -15,6 +15,7 @@ import (
 	"banger/internal/durable"
 	"banger/internal/hypervisor"
 	"banger/internal/operation"
+	"banger/internal/store"
 )
 
 // suspended is what stands beside a suspended VM's frozen state, in suspended.json.
@@ -54,33 +55,28 @@ func differences(was, is hypervisor.Stamp) string {
 	return strings.Join(out, ", ")
 }
 
-// Suspend freezes a running VM to disk and gives its memory back. Its start goes on from there. In this
-// order, so that a power cut between any two steps loses at most the memory: the guest syncs; freeze; all files
-// on disk; rename; record; and only then the VMM ends.
-func (s *Service) Suspend(ctx context.Context, ref string) (*operation.Operation, error) {
-	vm, err := s.Records.Get(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	if vm.State == api.StateStopped {
-		return nil, api.Errorf(api.CodeConflict, "VM %s is stopped", vm.Name).WithHint("banger vm start %s", vm.Name)
-	}
-	return s.Operations.Start("vm.suspend", vm.ID, func(ctx context.Context, op *operation.Operation) error {
-		op.SetResult(vm.ID)
-		return s.locks.with(ctx, vm.ID, func() error { return s.suspend(ctx, op, vm.ID, whySuspended) })
-	}), nil
-}
-
 // Why a VM is suspended, as its StopReason says.
 const (
 	whySuspended = "suspended" // somebody asked for it
 	whyIdle      = "idle"      // nobody used it
 )
 
+// suspends freezes VMs to disk.
+type suspends struct {
+	store    *store.Store
+	records  *Records
+	machines *machines
+	vmms     *vmms
+	stops    *stops
+	uses     *uses
+	paths    config.Paths
+	now      func() time.Time
+}
+
 // suspend is called with the VM's lock held. One for idleness is given up when somebody begins to use the VM before
 // it is frozen; whoever does so later waits, and wakes it.
-func (s *Service) suspend(ctx context.Context, op *operation.Operation, id, why string) error {
-	vm, err := s.Store.VM(ctx, id)
+func (z *suspends) suspend(ctx context.Context, op *operation.Operation, id, why string) error {
+	vm, err := z.store.VM(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -93,42 +89,42 @@ func (s *Service) suspend(ctx context.Context, op *operation.Operation, id, why 
 	if len(vm.Pending) > 0 { // its memory does not go with its spec, and could not be thawed
 		return api.Errorf(api.CodeConflict, "VM %s has not taken up its new CPUs or memory yet", vm.Name).WithHint("banger vm restart %s", vm.Name)
 	}
-	_, l, err := s.vmms.liveOf(vm)
+	_, l, err := z.vmms.liveOf(vm)
 	if err != nil {
 		return err
 	}
 	if err := asSpecified(vm); err != nil {
 		return err
 	}
-	m, err := s.machines.of(ctx, vm)
+	m, err := z.machines.of(ctx, vm)
 	if err != nil {
 		return err
 	}
-	stamp, err := s.machines.backend(vm).Hypervisor.Stamp(ctx, m)
+	stamp, err := z.machines.backend(vm).Hypervisor.Stamp(ctx, m)
 	if err != nil {
 		return err
 	}
-	p := s.Paths.VM(id)
+	p := z.paths.VM(id)
 	if err := op.Step(ctx, "sync", func(ctx context.Context) error { return l.agent.Sync(ctx) }); err != nil {
 		return err
 	}
-	thawed, unused := s.uses.freeze(id, why == whyIdle)
+	thawed, unused := z.uses.freeze(id, why == whyIdle)
 	if !unused {
 		return errInUse
 	}
 	defer thawed()
-	if why == whyIdle && s.guestActive(ctx, l) {
+	if why == whyIdle && l.active(ctx) {
 		return errInUse
 	}
-	record := suspended{Stamp: stamp, At: s.Now().UTC()}
+	record := suspended{Stamp: stamp, At: z.now().UTC()}
 	if vm.Runtime.Thawed {
 		record.TemplateID = vm.Runtime.RootTemplateID
 	}
-	if err := op.Step(ctx, "freeze", func(ctx context.Context) error { return s.freezeTo(ctx, op, l, p, record) }); err != nil {
+	if err := op.Step(ctx, "freeze", func(ctx context.Context) error { return z.freezeTo(ctx, op, l, p, record) }); err != nil {
 		return err
 	}
 	ctx = context.WithoutCancel(ctx) // the state is complete: the rest is only carried out
-	if _, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	if _, err := z.records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		vm.State, vm.Ready, vm.ReadyAt, vm.StopReason = api.StateSuspended, false, nil, why
 		return []api.Event{{Kind: "vm.suspended", Data: map[string]string{"reason": why}}}, nil
 	}); err != nil {
@@ -137,13 +133,13 @@ func (s *Service) suspend(ctx context.Context, op *operation.Operation, id, why 
 	}
 	op.Reached("recorded")
 	l.ends.Store(api.Errorf(api.CodeConflict, "VM %s was suspended, which has cut this call off", vm.Name).WithHint("banger vm start %s", vm.Name))
-	return s.kill(ctx, id, why)
+	return z.stops.kill(ctx, id, why)
 }
 
 var errInUse = api.Errorf(api.CodeCancelled, "the VM is in use again")
 
 // freezeTo leaves a complete state under its final name, with the guest standing; or no file, with the guest running.
-func (s *Service) freezeTo(ctx context.Context, op *operation.Operation, l *liveVM, p config.VMPaths, record suspended) (err error) {
+func (z *suspends) freezeTo(ctx context.Context, op *operation.Operation, l *liveVM, p config.VMPaths, record suspended) (err error) {
 	dir := p.FrozenNew()
 	if err := errors.Join(os.RemoveAll(dir), os.RemoveAll(p.Frozen()), os.Mkdir(dir, 0o700)); err != nil {
 		return err
@@ -178,11 +174,11 @@ func (s *Service) freezeTo(ctx context.Context, op *operation.Operation, l *live
 }
 
 // discardMemory makes a suspended VM one that was cut off from power; called with its lock held.
-func (s *Service) discardMemory(ctx context.Context, id string) error {
-	if !exists(s.Paths.VM(id).Frozen()) {
+func (z *suspends) discardMemory(ctx context.Context, id string) error {
+	if !exists(z.paths.VM(id).Frozen()) {
 		return nil
 	}
-	if _, err := s.Records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
+	if _, err := z.records.update(ctx, id, func(vm *api.VM) ([]api.Event, error) {
 		if vm.State == api.StateSuspended {
 			vm.State = api.StateStopping
 		}
@@ -190,47 +186,5 @@ func (s *Service) discardMemory(ctx context.Context, id string) error {
 	}); err != nil {
 		return err
 	}
-	return os.RemoveAll(s.Paths.VM(id).Frozen())
-}
-
-// Pause stops a VM's CPUs; it keeps its memory and its place on the network.
-func (s *Service) Pause(ctx context.Context, ref string) (api.VM, error) {
-	return s.pausing(ctx, ref, api.StateRunning, api.StatePaused, "vm.paused", func(ctx context.Context, l *liveVM) error {
-		return l.instance.Pause(ctx)
-	})
-}
-
-// Unpause lets a paused VM go on, and sets its clock.
-func (s *Service) Unpause(ctx context.Context, ref string) (api.VM, error) {
-	return s.pausing(ctx, ref, api.StatePaused, api.StateRunning, "vm.unpaused", func(ctx context.Context, l *liveVM) error {
-		if err := l.instance.Resume(ctx); err != nil {
-			return err
-		}
-		return l.agent.StepClock(ctx, s.Now())
-	})
-}
-
-func (s *Service) pausing(ctx context.Context, ref string, from, to api.State, event string, fn func(context.Context, *liveVM) error) (api.VM, error) {
-	vm, err := s.Records.Get(ctx, ref)
-	if err != nil {
-		return vm, err
-	}
-	err = s.locks.with(ctx, vm.ID, func() error {
-		if vm, err = s.Store.VM(ctx, vm.ID); err != nil || vm.State == to {
-			return err
-		}
-		l, alive := s.vmms.alive(vm.ID)
-		if vm.State != from || !alive {
-			return api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State).WithHint("banger vm start %s", vm.Name)
-		}
-		if err := fn(ctx, l); err != nil {
-			return err
-		}
-		vm, err = s.Records.update(ctx, vm.ID, func(vm *api.VM) ([]api.Event, error) {
-			vm.State = to
-			return []api.Event{{Kind: event}}, nil
-		})
-		return err
-	})
-	return vm, err
+	return os.RemoveAll(z.paths.VM(id).Frozen())
 }

@@ -18,11 +18,11 @@ const (
 
 // addFiles adds the host's files to what a guest is told at a start, and returns those for which there is no room. Each start reads
 // them anew: none is kept.
-func (s *Service) addFiles(ctx context.Context, p *agentapi.Personalise) (rest [][]agentapi.File) {
-	if len(s.FileSync) == 0 {
+func (u *bringUp) addFiles(ctx context.Context, p *agentapi.Personalise) (rest [][]agentapi.File) {
+	if len(u.fileSync) == 0 {
 		return nil
 	}
-	files, warnings := filesync.Read(s.Home, s.FileSync)
+	files, warnings := filesync.Read(u.home, u.fileSync)
 	for _, w := range warnings {
 		operation.Warn(ctx, "%s", w)
 	}
@@ -32,10 +32,10 @@ func (s *Service) addFiles(ctx context.Context, p *agentapi.Personalise) (rest [
 
 // putFiles puts the rest into the guest, after it has answered with h. What a guest cannot take, such as with a full work disk, does not keep
 // it from starting.
-func (s *Service) putFiles(ctx context.Context, l *liveVM, h agentapi.Health, rest [][]agentapi.File) (err error) {
+func (u *bringUp) putFiles(ctx context.Context, l *liveVM, h agentapi.Health, rest [][]agentapi.File) (err error) {
 	for n := 0; ; n++ {
-		for _, u := range h.Unwritten {
-			operation.Warn(ctx, "file_sync: not in the guest: %s", u)
+		for _, missing := range h.Unwritten {
+			operation.Warn(ctx, "file_sync: not in the guest: %s", missing)
 		}
 		if n == len(rest) {
 			return nil
@@ -46,7 +46,7 @@ func (s *Service) putFiles(ctx context.Context, l *liveVM, h agentapi.Health, re
 	}
 }
 
-// starts tells whether a guest is told who it is because it starts, and not because the daemon did.
-func starts(vm api.VM, known bool) bool {
+// isStart tells whether a guest is told who it is because it starts, and not because the daemon did.
+func isStart(vm api.VM, known bool) bool {
 	return vm.State != api.StatePooled && (!known || vm.State == api.StateStarting)
 }

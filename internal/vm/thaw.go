@@ -23,9 +23,9 @@ func (b *boot) template(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t, err := b.Templates.Ensure(ctx, b.op, w)
+	t, err := b.templates.Ensure(ctx, b.op, w)
 	if err != nil && context.Cause(ctx) == nil {
-		b.Log.Error("no template", "vm", b.vm.ID, "image", b.vm.Spec.Image, "error", err)
+		b.log.Error("no template", "vm", b.vm.ID, "image", b.vm.Spec.Image, "error", err)
 		b.op.Warn("no template could be built, so the VM is booted: %v", err)
 		return nil
 	}
@@ -35,7 +35,7 @@ func (b *boot) template(ctx context.Context) error {
 
 // lieOn records which template the disks will lie on, before they do.
 func (b *boot) lieOn(ctx context.Context, root, work bool) (err error) {
-	b.vm, err = b.Records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	b.vm, err = b.records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		if root {
 			// Already now, for who adopts the VMM must know what its memory lies on.
 			vm.Runtime.RootTemplateID, vm.Runtime.Thawed = b.base.ID, true
@@ -56,7 +56,7 @@ func (b *boot) clone(ctx context.Context) error {
 		}
 		return b.steps(ctx, step{"guest", b.guest})
 	}
-	f := b.Templates.Frozen(b.base)
+	f := b.templates.Frozen(b.base)
 	f.Stage = b.op.Stage
 	var network error
 	f.BeforeRun = func() error { network = b.link.Pinned(ctx); return network } // made while the VMM starts
@@ -90,14 +90,14 @@ func (b *boot) bootInstead(ctx context.Context, why error) error {
 	broken := b.base
 	b.base = api.Template{}
 	var err error
-	b.vm, err = b.Records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	b.vm, err = b.records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.Runtime.RootTemplateID, vm.Runtime.Thawed = "", false
 		if work {
 			vm.Runtime.WorkTemplateID = ""
 		}
 		return nil, nil
 	})
-	errs = append(errs, err, b.Templates.Discard(ctx, broken, why, b.Records.TemplateInUse(ctx)))
+	errs = append(errs, err, b.templates.Discard(ctx, broken, why, b.records.TemplateInUse(ctx)))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (b *boot) bootInstead(ctx context.Context, why error) error {
 		return err
 	}
 	if b.vm.Spec.Net == api.NetUser { // its socket took one connection, and that has been used up
-		if err := errors.Join(b.detachNetwork(ctx, b.vm), b.network(ctx)); err != nil {
+		if err := errors.Join(b.stops.detachNetwork(ctx, b.vm), b.prepareLink(ctx)); err != nil {
 			return err
 		}
 	}
@@ -115,7 +115,7 @@ func (b *boot) bootInstead(ctx context.Context, why error) error {
 // resume thaws a suspended VM. What keeps it from being thawed changes nothing: its files stay, and the error
 // says both ways out.
 func (b *boot) resume(ctx context.Context) error {
-	p := b.Paths.VM(b.vm.ID)
+	p := b.paths.VM(b.vm.ID)
 	stamp, err := b.machines.backend(b.vm).Hypervisor.Stamp(ctx, b.machine)
 	if err != nil {
 		return err
@@ -140,7 +140,7 @@ func (b *boot) resume(ctx context.Context) error {
 		Stage: b.op.Stage,
 	}
 	if frozen.TemplateID != "" {
-		f.Memory = b.Paths.Template(frozen.TemplateID).Memory()
+		f.Memory = b.paths.Template(frozen.TemplateID).Memory()
 	}
 	instance, err := b.machines.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
 	if api.CodeOf(err) == api.CodeConflict {
@@ -158,7 +158,7 @@ func (b *boot) cannotResume(why error) error {
 
 // stillSuspended is the end of a start that changed nothing.
 func (b *boot) stillSuspended(ctx context.Context, failure *api.Failure) error {
-	_, err := b.Records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
+	_, err := b.records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
 		vm.State, vm.LastError, vm.StopReason, vm.Runtime.Thawed = api.StateSuspended, failure, or(b.vm.StopReason, whySuspended), b.vm.Runtime.Thawed
 		return []api.Event{{Kind: "vm.suspended"}}, nil
 	})

@@ -234,3 +234,9 @@ func (v *vmms) endProcess(ctx context.Context, p host.Process) error {
 func (v *vmms) record(id string, held hypervisor.Handles) error {
 	return v.handles.Set(id, func(h *VMHandles) { h.VMM, h.Disks = held.Process, held.Disks })
 }
+
+// isUp reports whether a VM's VMM runs.
+func (v *vmms) isUp(id string) bool {
+	_, alive := v.alive(id)
+	return alive
+}

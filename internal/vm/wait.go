@@ -11,21 +11,21 @@ import (
 // Wait returns when a condition is met: "exit" (the main command has ended; for a VM that was given
 // none, the VM has stopped), "ready", "stopped", or "port:N" (something in the guest accepts connections there).
 // A VM that is deleted meanwhile ends the wait: met for "stopped", not found for the others.
-func (s *Service) Wait(ctx context.Context, ref, condition string) (api.WaitResult, error) {
-	vm, err := s.Records.Get(ctx, ref)
+func (g *Guests) Wait(ctx context.Context, ref, condition string) (api.WaitResult, error) {
+	vm, err := g.records.Get(ctx, ref)
 	if err != nil {
 		return api.WaitResult{}, err
 	}
 	condition = or(condition, "exit")
-	met, err := s.condition(condition)
+	met, err := g.condition(condition)
 	if err != nil {
 		return api.WaitResult{}, err
 	}
 	for {
-		changed := s.Records.changes.Next()
-		now, err := s.Store.VM(ctx, vm.ID)
+		changed := g.records.changes.Next()
+		now, err := g.store.VM(ctx, vm.ID)
 		if api.CodeOf(err) == api.CodeNotFound {
-			return s.waitedForDeleted(ctx, vm, condition)
+			return g.waitedForDeleted(ctx, vm, condition)
 		} else if err != nil {
 			return api.WaitResult{}, err
 		}
@@ -42,7 +42,7 @@ func (s *Service) Wait(ctx context.Context, ref, condition string) (api.WaitResu
 		case <-retry:
 		case <-ctx.Done():
 			return api.WaitResult{}, api.Errorf(api.CodeTimeout, "VM %s: %q did not happen in time: it is %s", vm.Name, condition, describe(vm))
-		case <-s.life.ctx.Done():
+		case <-g.life.ctx.Done():
 			return api.WaitResult{}, errDaemonEnds
 		}
 	}
@@ -50,12 +50,12 @@ func (s *Service) Wait(ctx context.Context, ref, condition string) (api.WaitResu
 
 // waitedForDeleted answers from the events: a VM that is removed with its command's end may be gone
 // before anybody has read its record.
-func (s *Service) waitedForDeleted(ctx context.Context, vm api.VM, condition string) (api.WaitResult, error) {
+func (g *Guests) waitedForDeleted(ctx context.Context, vm api.VM, condition string) (api.WaitResult, error) {
 	result := api.WaitResult{Condition: condition, VM: vm, Main: vm.Main}
 	if condition == "stopped" {
 		return result, nil
 	}
-	ended, found, err := s.Store.LastEvent(ctx, vm.ID, "main.ended")
+	ended, found, err := g.store.LastEvent(ctx, vm.ID, "main.ended")
 	if err != nil {
 		return result, err
 	}
@@ -83,7 +83,7 @@ func describe(vm api.VM) string {
 
 // condition gives a function that says whether it is met; retry, if not nil, tells when to ask again
 // though no record has changed.
-func (s *Service) condition(name string) (func(context.Context, api.VM) (ok bool, retry <-chan struct{}, err error), error) {
+func (g *Guests) condition(name string) (func(context.Context, api.VM) (ok bool, retry <-chan struct{}, err error), error) {
 	switch {
 	case name == "exit":
 		return func(_ context.Context, vm api.VM) (bool, <-chan struct{}, error) {
@@ -109,7 +109,7 @@ func (s *Service) condition(name string) (func(context.Context, api.VM) (ok bool
 			return nil, api.Errorf(api.CodeInvalid, "%q names no port", name)
 		}
 		return func(ctx context.Context, vm api.VM) (bool, <-chan struct{}, error) {
-			if l, ok := s.vmms.alive(vm.ID); ok && vm.Ready {
+			if l, ok := g.vmms.alive(vm.ID); ok && vm.Ready {
 				if c, err := l.agent.Dial(ctx, port); err == nil {
 					c.Close()
 					return true, nil, nil

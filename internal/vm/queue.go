@@ -9,9 +9,10 @@ import (
 	"banger/internal/operation"
 )
 
-// pool is the clones that wait to be taken. What is recorded of them is in the store (state pooled; Ready when one may be
+// queue is the clones that wait to be taken. What is recorded of them is in the store (state pooled; Ready when one may be
 // taken); this is what the present daemon does with them.
-type pool struct {
+type queue struct {
+	now func() time.Time
 	// wake has the keeper look again.
 	wake chan struct{}
 
@@ -52,71 +53,86 @@ const (
 	poolRetry = 30 * time.Second
 )
 
-// PoolState is how many clones may be taken, and how many there should be.
-func (s *Service) PoolState() (ready, wanted int) {
-	s.pool.mu.Lock()
-	defer s.pool.mu.Unlock()
-	return len(s.pool.ready), s.PoolSize
-}
-
 // look makes the keeper look again.
-func (p *pool) look() {
+func (q *queue) look() {
 	select {
-	case p.wake <- struct{}{}:
+	case q.wake <- struct{}{}:
 	default:
 	}
 }
 
 // started notes what users start.
-func (p *pool) started(vm api.VM) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.last = vm
+func (q *queue) started(vm api.VM) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.last = vm
 }
 
 // busy counts a user's start, and returns what ends it.
-func (s *Service) busy() func() {
-	p := &s.pool
-	p.mu.Lock()
-	p.starts++
-	p.mu.Unlock()
+func (q *queue) busy() func() {
+	q.mu.Lock()
+	q.starts++
+	q.mu.Unlock()
 	return func() {
-		p.mu.Lock()
-		p.starts--
-		p.calm = s.Now().Add(calmAfter)
-		p.mu.Unlock()
-		p.look()
+		q.mu.Lock()
+		q.starts--
+		q.calm = q.now().Add(calmAfter)
+		q.mu.Unlock()
+		q.look()
 	}
 }
 
 // add makes a clone one that may be taken.
-func (p *pool) add(vm api.VM) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.ready = append(p.ready, vm)
+func (q *queue) add(vm api.VM) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ready = append(q.ready, vm)
 }
 
 // claim takes the oldest clone that passes out of the pool: it is the caller's to give away or to remove.
-func (p *pool) claim(pass func(api.VM) bool) (api.VM, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if i := slices.IndexFunc(p.ready, pass); i >= 0 && !p.ended {
-		vm := p.ready[i]
-		p.ready = slices.Delete(p.ready, i, i+1)
+func (q *queue) claim(pass func(api.VM) bool) (api.VM, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if i := slices.IndexFunc(q.ready, pass); i >= 0 && !q.ended {
+		vm := q.ready[i]
+		q.ready = slices.Delete(q.ready, i, i+1)
 		return vm, true
 	}
 	return api.VM{}, false
 }
 
 // youngest is claim for what is given up first.
-func (p *pool) youngest() (api.VM, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	last := len(p.ready) - 1
+func (q *queue) youngest() (api.VM, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	last := len(q.ready) - 1
 	if last < 0 {
 		return api.VM{}, false
 	}
-	vm := p.ready[last]
-	p.ready = p.ready[:last]
+	vm := q.ready[last]
+	q.ready = q.ready[:last]
 	return vm, true
+}
+
+// makeWay has a start begin that the pool cannot serve: what is being made for the pool would only slow it down.
+func (q *queue) makeWay() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if m := q.making; m != nil && !m.wanted {
+		m.op.Cancel()
+	}
+}
+
+// cancelMaking ends the making of a clone that no start waits for; false when there was none.
+func (q *queue) cancelMaking() bool {
+	q.mu.Lock()
+	m := q.making
+	wanted := m != nil && m.wanted
+	q.mu.Unlock()
+	if m == nil || wanted {
+		return false
+	}
+	m.op.Cancel()
+	<-m.done
+	return true
 }
