@@ -24,8 +24,9 @@ var probeGuest []byte
 // Words is what the probe guest prints on the serial port at its end.
 const Words = "banger: an ordinary guest ran to its end"
 
-// probeTimeout: on a KVM that works it takes well under a second; one that does not may hang.
-const probeTimeout = 8 * time.Second
+// probeTimeout: on a KVM that works it takes well under a second; one that does not may hang. The verdict holds until
+// the host boots again, so a host that only has much to do must not be refused: with eight busy guests on two cores 8 s were too few.
+const probeTimeout = 30 * time.Second
 
 // nobody runs the probe where the daemon is root: VMMs then have uids of their own too.
 const nobody = 65534
