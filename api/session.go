@@ -49,7 +49,7 @@ type Session struct {
 }
 
 // Ended reports whether a session is over.
-func (s Session) Ended() bool { return s.State == SessionExited || s.State == SessionFailed }
+func (s Session) Ended() bool { return s.State.Ended() }
 
 // SessionState is where a session is in its life.
 type SessionState string
@@ -62,6 +62,9 @@ const (
 	SessionExited   SessionState = "exited"   // ExitCode counts
 	SessionFailed   SessionState = "failed"   // it never ran (Stage says where it failed), or was lost: Error says why
 )
+
+// Ended reports whether a session in this state is over.
+func (s SessionState) Ended() bool { return s == SessionExited || s == SessionFailed }
 
 // SessionStage is a step of a session's start.
 type SessionStage string

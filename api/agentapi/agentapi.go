@@ -173,29 +173,34 @@ type SessionStart struct {
 // DefaultSessionLog is what is kept of each stream of a session where nothing else is said, in bytes.
 const DefaultSessionLog = 16 << 20
 
-// Session is a long-lived command. Of its environment only the names are kept.
+// SessionSpec is what is known of a session before it runs, and is kept in the guest. Of the environment it has the names only.
+type SessionSpec struct {
+	ID        string            `json:"id"`
+	Name      string            `json:"name"`
+	Labels    map[string]string `json:"labels"`
+	Argv      []string          `json:"argv"`
+	Env       []string          `json:"env"`
+	Cwd       string            `json:"cwd"`
+	User      string            `json:"user"`
+	TTY       bool              `json:"tty"`
+	Stdin     bool              `json:"stdin"`
+	Require   []string          `json:"require"`
+	StartedAt time.Time         `json:"started_at"`
+}
+
+// Session is a long-lived command.
 type Session struct {
-	ID      string            `json:"id"`
-	Name    string            `json:"name"`
-	Labels  map[string]string `json:"labels"`
-	Argv    []string          `json:"argv"`
-	Env     []string          `json:"env"`
-	Cwd     string            `json:"cwd"`
-	User    string            `json:"user"`
-	TTY     bool              `json:"tty"`
-	Stdin   bool              `json:"stdin"`
-	Require []string          `json:"require"`
-	// State is starting, running, stopping, exited or failed.
-	State string `json:"state"`
-	PID   int    `json:"pid"`
-	// Stage is where a session failed that never ran: preflight_cwd, preflight_command or launch.
-	Stage     string     `json:"stage"`
-	ExitCode  int        `json:"exit_code"`
-	Signal    string     `json:"signal"`
-	TimedOut  bool       `json:"timed_out"`
-	Error     *api.Error `json:"error"`
-	StartedAt time.Time  `json:"started_at"`
-	EndedAt   *time.Time `json:"ended_at"`
+	SessionSpec
+
+	State api.SessionState `json:"state"`
+	PID   int              `json:"pid"`
+	Stage api.SessionStage `json:"stage"`
+	// ExitCode is 126 or 127 of a failed session that could not be executed.
+	ExitCode int        `json:"exit_code"`
+	Signal   string     `json:"signal"`
+	TimedOut bool       `json:"timed_out"`
+	Error    *api.Error `json:"error"`
+	EndedAt  *time.Time `json:"ended_at"`
 	// Bytes written so far; offsets into the logs count from the start of the session. What is before the
 	// Cut has been dropped.
 	StdoutBytes int64 `json:"stdout_bytes"`
@@ -256,22 +261,6 @@ const FileModeHeader = "Banger-File-Mode"
 const (
 	TreeErrorTrailer   = "Banger-Tree-Error"
 	TreeSkippedTrailer = "Banger-Tree-Skipped"
-)
-
-// Session states.
-const (
-	SessionStarting = "starting"
-	SessionRunning  = "running"
-	SessionStopping = "stopping" // it was asked to end
-	SessionExited   = "exited"   // ExitCode counts
-	SessionFailed   = "failed"   // Error says why; ExitCode is 126 or 127 where it could not be executed
-)
-
-// Stages of a session's start.
-const (
-	StageCwd     = "preflight_cwd"
-	StageCommand = "preflight_command"
-	StageLaunch  = "launch"
 )
 
 // PortName is the virtio-serial port that carries the channel, as in

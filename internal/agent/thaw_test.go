@@ -448,7 +448,7 @@ func TestThaw(t *testing.T) {
 	last := forked[2]
 	last.sh("touch /run/go")
 	s, err := last.Session(bounded(t), "main")
-	for ; err == nil && s.State == agentapi.SessionRunning; s, err = last.Session(bounded(t), "main") {
+	for ; err == nil && s.State == api.SessionRunning; s, err = last.Session(bounded(t), "main") {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if err != nil || s.ExitCode != 0 || s.StdoutBytes != int64(len("through\n")) {

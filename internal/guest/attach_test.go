@@ -278,17 +278,17 @@ func TestSessionStages(t *testing.T) {
 	t.Parallel()
 	a := start(t, nil)
 	for _, tt := range []struct {
-		stage string
+		stage api.SessionStage
 		start agentapi.SessionStart
 	}{
-		{agentapi.StageCwd, agentapi.SessionStart{Exec: api.ExecSpec{Argv: []string{"true"}, Cwd: "/no/such"}}},
-		{agentapi.StageCommand, agentapi.SessionStart{Exec: sh("true"), Require: []string{"sh", "no-such"}}},
-		{agentapi.StageLaunch, agentapi.SessionStart{Exec: api.ExecSpec{Argv: []string{"no-such"}}}},
-		{agentapi.StageLaunch, agentapi.SessionStart{Exec: api.ExecSpec{Argv: []string{"true"}, User: "nobody-knows-him"}}},
+		{api.StageCwd, agentapi.SessionStart{Exec: api.ExecSpec{Argv: []string{"true"}, Cwd: "/no/such"}}},
+		{api.StageCommand, agentapi.SessionStart{Exec: sh("true"), Require: []string{"sh", "no-such"}}},
+		{api.StageLaunch, agentapi.SessionStart{Exec: api.ExecSpec{Argv: []string{"no-such"}}}},
+		{api.StageLaunch, agentapi.SessionStart{Exec: api.ExecSpec{Argv: []string{"true"}, User: "nobody-knows-him"}}},
 	} {
-		tt.start.ID, tt.start.Name = strings.ReplaceAll(tt.stage, "_", "-")+"-1", "name"
+		tt.start.ID, tt.start.Name = strings.ReplaceAll(string(tt.stage), "_", "-")+"-1", "name"
 		s, err := a.StartSession(within(t), tt.start)
-		if err != nil || s.State != agentapi.SessionFailed || s.Stage != tt.stage || s.Error == nil {
+		if err != nil || s.State != api.SessionFailed || s.Stage != tt.stage || s.Error == nil {
 			t.Errorf("%s: %+v %v", tt.stage, s, err)
 		}
 		// The name is free again, the log is empty or says why.
@@ -311,7 +311,7 @@ func TestSessionStages(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	s, err := a.StopSession(within(t), "x")
-	if err != nil || s.State != agentapi.SessionStopping && s.State != agentapi.SessionExited {
+	if err != nil || s.State != api.SessionStopping && s.State != api.SessionExited {
 		t.Errorf("%+v %v", s, err)
 	}
 	if s, err := a.WaitSession(within(t), "x"); err != nil || s.Signal != "TERM" {

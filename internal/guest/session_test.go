@@ -47,7 +47,7 @@ func TestSession(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	s, err := a.WaitSession(within(t), "main")
-	if err != nil || s.State != agentapi.SessionExited || s.ExitCode != 42 || s.EndedAt == nil || s.StdoutBytes != 4 || s.StderrBytes != 4 {
+	if err != nil || s.State != api.SessionExited || s.ExitCode != 42 || s.EndedAt == nil || s.StdoutBytes != 4 || s.StderrBytes != 4 {
 		t.Errorf("%+v, %v", s, err)
 	}
 	if out, start := readLog(t, a, "main", "stdout", 1, false); out != "ut\n" || start != 1 {
@@ -74,14 +74,14 @@ func TestSessionsThatCannotStart(t *testing.T) {
 	t.Parallel()
 	a := start(t, nil)
 	s := startSession(t, a, "none", api.ExecSpec{Argv: []string{"no-such-program"}})
-	if s.State != agentapi.SessionFailed || s.ExitCode != 127 || s.Error == nil || s.EndedAt == nil {
+	if s.State != api.SessionFailed || s.ExitCode != 127 || s.Error == nil || s.EndedAt == nil {
 		t.Errorf("%+v", s)
 	}
 	if out, _ := readLog(t, a, "none", "stderr", 0, true); !strings.Contains(out, "no-such-program") {
 		t.Errorf("%q", out)
 	}
 	s = startSession(t, a, "user", api.ExecSpec{Argv: []string{"true"}, User: "no-such-user"})
-	if s.State != agentapi.SessionFailed || s.Error == nil || s.Error.Code != api.CodeInvalid {
+	if s.State != api.SessionFailed || s.Error == nil || s.Error.Code != api.CodeInvalid {
 		t.Errorf("%+v", s)
 	}
 	for _, id := range []string{"", "..", "a/b", "A", strings.Repeat("x", 64)} {
@@ -112,7 +112,7 @@ func TestSessionIsFoundByTheNextAgent(t *testing.T) {
 
 	a.connect(t)
 	s, err := a.Session(within(t), "main")
-	if err != nil || s.State != agentapi.SessionRunning || s.StdoutBytes != 6 {
+	if err != nil || s.State != api.SessionRunning || s.StdoutBytes != 6 {
 		t.Fatalf("%+v, %v", s, err)
 	}
 	_ = filepath.WalkDir(a.o.SessionDir, func(path string, d os.DirEntry, _ error) error {
@@ -140,7 +140,7 @@ func TestSessionTimeout(t *testing.T) {
 	startSession(t, a, "main", spec)
 	pid, _ := readLog(t, a, "main", "stdout", 0, true)
 	s, err := a.WaitSession(within(t), "main")
-	if err != nil || s.ExitCode != 124 || !s.TimedOut || s.State != agentapi.SessionExited {
+	if err != nil || s.ExitCode != 124 || !s.TimedOut || s.State != api.SessionExited {
 		t.Errorf("%+v, %v", s, err)
 	}
 	if !gone(pid)() {
@@ -173,7 +173,7 @@ func TestSessionWhoseHolderIsKilled(t *testing.T) {
 	if _, err := io.ReadAll(log); err != nil { // ends, rather than waiting for ever
 		t.Error(err)
 	}
-	if s, err := a.Session(within(t), "main"); err != nil || s.State != agentapi.SessionFailed || s.Error == nil {
+	if s, err := a.Session(within(t), "main"); err != nil || s.State != api.SessionFailed || s.Error == nil {
 		t.Errorf("%+v, %v", s, err)
 	}
 	await(t, "the command to end with it", gone(strconv.Itoa(s.PID)))
@@ -185,7 +185,7 @@ func TestSessionWithABackgroundChild(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	startSession(t, a, "main", sh("(while [ ! -e "+mark+".go ]; do sleep 0.02; done; echo x; echo y; echo survived > "+mark+") & echo own"))
 	s, err := a.WaitSession(within(t), "main")
-	if err != nil || s.ExitCode != 0 || s.State != agentapi.SessionExited {
+	if err != nil || s.ExitCode != 0 || s.State != api.SessionExited {
 		t.Errorf("%+v, %v", s, err)
 	}
 	if out, _ := readLog(t, a, "main", "stdout", 0, true); out != "own\n" {

@@ -25,7 +25,7 @@ var label = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 func parse(s agentapi.Session) (api.Session, error) {
 	out := api.Session{
 		ID: s.ID, Name: cmp.Or(s.Name, s.ID), Labels: s.Labels, Argv: s.Argv, Env: s.Env, Cwd: s.Cwd, User: s.User, TTY: s.TTY,
-		Stdin: api.StdinClosed, State: api.SessionState(s.State), PID: s.PID, Stage: api.SessionStage(s.Stage),
+		Stdin: api.StdinClosed, State: s.State, PID: s.PID, Stage: s.Stage,
 		StartedAt: s.StartedAt.UTC(), StdoutBytes: s.StdoutBytes, StderrBytes: s.StderrBytes, StdoutCut: s.StdoutCut, StderrCut: s.StderrCut,
 	}
 	if s.Stdin {

@@ -16,9 +16,9 @@ var (
 	now   = began.Add(time.Hour)
 )
 
-func raw(state string, change ...func(*agentapi.Session)) agentapi.Session {
-	s := agentapi.Session{ID: "abcdefghijkl", Name: "build", Argv: []string{"make"}, State: state, StartedAt: began, PID: 12}
-	if state == agentapi.SessionExited || state == agentapi.SessionFailed {
+func raw(state api.SessionState, change ...func(*agentapi.Session)) agentapi.Session {
+	s := agentapi.Session{SessionSpec: agentapi.SessionSpec{ID: "abcdefghijkl", Name: "build", Argv: []string{"make"}, StartedAt: began}, State: state, PID: 12}
+	if state.Ended() {
 		s.EndedAt = &ended
 	}
 	for _, fn := range change {
@@ -148,7 +148,7 @@ func TestChanged(t *testing.T) {
 func TestUpdate(t *testing.T) {
 	t.Parallel()
 	vm := api.VM{ID: "v", Name: "web", State: api.StateRunning}
-	named := func(id, name, state string, at time.Time) agentapi.Session {
+	named := func(id, name string, state api.SessionState, at time.Time) agentapi.Session {
 		return raw(state, func(s *agentapi.Session) { s.ID, s.Name, s.StartedAt, s.StdoutBytes = id, name, at, 99 })
 	}
 	have := []api.Session{*record(api.SessionRunning)}

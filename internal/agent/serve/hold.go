@@ -147,9 +147,9 @@ func (h *holder) follow(ending func() bool) error {
 	h.result = h.c.await(time.Duration(h.spec.Exec.TimeoutMS)*time.Millisecond, nil)
 	pumps.Wait()
 	r := traceResult{EndedAt: time.Now().UTC(), ExitCode: h.result.exitCode, Signal: h.result.signal, TimedOut: h.result.timedOut}
-	state := agentapi.SessionExited
+	state := api.SessionExited
 	if r.Signal != "" && ending() { // it did not end, it was ended
-		state, r.Error = agentapi.SessionFailed, api.Errorf(api.CodeCancelled, "the guest was stopped")
+		state, r.Error = api.SessionFailed, api.Errorf(api.CodeCancelled, "the guest was stopped")
 	}
 	if lost := h.logs[0].losses + h.logs[1].losses; lost > 0 && r.Error == nil {
 		why := h.logs[0].why
@@ -188,14 +188,14 @@ const lastRead = 30 * time.Second
 
 // cannot records why the command did not start.
 func (h *holder) cannot(why error) error {
-	r := traceResult{EndedAt: time.Now().UTC(), Stage: agentapi.StageLaunch, Error: api.AsError(why)}
+	r := traceResult{EndedAt: time.Now().UTC(), Stage: api.StageLaunch, Error: api.AsError(why)}
 	var cannot *startError
 	if errors.As(why, &cannot) {
 		r.ExitCode = cannot.exitCode
 		r.Error = api.Errorf(api.CodeInvalid, "%s", cannot.reason)
 	}
 	_ = h.logs[1].append([]byte("banger: " + r.Error.Message + "\n"))
-	err := h.trace.end(agentapi.SessionFailed, r)
+	err := h.trace.end(api.SessionFailed, r)
 	if err == nil {
 		ready()
 	}

@@ -50,7 +50,7 @@ func (s *Server) startSession(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer lock.Close()
 	if stage, why := s.preflight(start); why != nil {
-		err = t.end(agentapi.SessionFailed, traceResult{EndedAt: s.o.Now().UTC(), Stage: stage, Error: api.AsError(why)})
+		err = t.end(api.SessionFailed, traceResult{EndedAt: s.o.Now().UTC(), Stage: stage, Error: api.AsError(why)})
 	} else {
 		err = s.hold(t, lock, start)
 	}
@@ -110,20 +110,20 @@ func (s *Server) newTrace(start agentapi.SessionStart) (trace, *os.File, error) 
 }
 
 // preflight finds out what can be known before anything is started, and at which stage it fails.
-func (s *Server) preflight(start agentapi.SessionStart) (stage string, why error) {
+func (s *Server) preflight(start agentapi.SessionStart) (stage api.SessionStage, why error) {
 	who, err := s.place.lookupUser(start.Exec.User)
 	if err != nil {
-		return agentapi.StageLaunch, err
+		return api.StageLaunch, err
 	}
 	dir, err := s.place.workdir(start.Exec.Cwd, who)
 	if err != nil {
-		return agentapi.StageCwd, err
+		return api.StageCwd, err
 	}
 	env := s.place.environment(start.Exec, who)
 	for _, name := range start.Require {
 		var cannot *startError
 		if _, err := findProgram(name, dir, env); errors.As(err, &cannot) {
-			return agentapi.StageCommand, api.Errorf(api.CodeInvalid, "a required command is missing: %s", strings.TrimPrefix(cannot.reason, "cannot run "))
+			return api.StageCommand, api.Errorf(api.CodeInvalid, "a required command is missing: %s", strings.TrimPrefix(cannot.reason, "cannot run "))
 		}
 	}
 	return "", nil
@@ -232,10 +232,10 @@ func (s *Server) readSession(id string) (agentapi.Session, error) {
 	if _, err := os.Lstat(filepath.Join(s.o.SessionRun, id)); err == nil {
 		lost.Error = api.Errorf(api.CodeInternal, "its holder in the guest was killed")
 	}
-	if err := t.end(agentapi.SessionFailed, lost); err != nil {
+	if err := t.end(api.SessionFailed, lost); err != nil {
 		s.log.Warn("cannot record the end of a session", "session", id, "err", err)
 	}
-	st.State, st.EndedAt, st.Error = agentapi.SessionFailed, &lost.EndedAt, lost.Error
+	st.State, st.EndedAt, st.Error = api.SessionFailed, &lost.EndedAt, lost.Error
 	return st, nil
 }
 

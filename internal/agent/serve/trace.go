@@ -45,29 +45,14 @@ const (
 // trace is a session's directory.
 type trace string
 
-// traceSpec is spec.json.
-type traceSpec struct {
-	ID        string            `json:"id"`
-	Name      string            `json:"name"`
-	Labels    map[string]string `json:"labels"`
-	Argv      []string          `json:"argv"`
-	Env       []string          `json:"env"`
-	Cwd       string            `json:"cwd"`
-	User      string            `json:"user"`
-	TTY       bool              `json:"tty"`
-	Stdin     bool              `json:"stdin"`
-	Require   []string          `json:"require"`
-	StartedAt time.Time         `json:"started_at"`
-}
-
 // traceResult is result.json.
 type traceResult struct {
-	EndedAt  time.Time  `json:"ended_at"`
-	ExitCode int        `json:"exit_code"`
-	Signal   string     `json:"signal"`
-	TimedOut bool       `json:"timed_out"`
-	Stage    string     `json:"stage"`
-	Error    *api.Error `json:"error"`
+	EndedAt  time.Time        `json:"ended_at"`
+	ExitCode int              `json:"exit_code"`
+	Signal   string           `json:"signal"`
+	TimedOut bool             `json:"timed_out"`
+	Stage    api.SessionStage `json:"stage"`
+	Error    *api.Error       `json:"error"`
 }
 
 func (t trace) path(name string) string { return filepath.Join(string(t), name) }
@@ -93,7 +78,7 @@ func (t trace) make(start agentapi.SessionStart, now time.Time) (lock *os.File, 
 // begin writes what is known before anything has been started.
 func (t trace) begin(start agentapi.SessionStart, now time.Time) error {
 	e := start.Exec
-	s := traceSpec{
+	s := agentapi.SessionSpec{
 		ID: start.ID, Name: start.Name, Labels: start.Labels, Argv: e.Argv, Cwd: e.Cwd, User: e.User, TTY: e.TTY, Stdin: e.Stdin,
 		Require: start.Require, StartedAt: now.UTC(), Env: []string{},
 	}
@@ -104,7 +89,7 @@ func (t trace) begin(start agentapi.SessionStart, now time.Time) error {
 	if err := t.putJSON(fileSpec, s); err != nil {
 		return err
 	}
-	return t.put(fileStatus, agentapi.SessionStarting)
+	return t.enter(api.SessionStarting)
 }
 
 // reserveBytes is room for the files that end writes, and for what the logs say last: a session whose output fills the disk must
@@ -130,7 +115,7 @@ func (t trace) runs(pid int) error {
 	if err := t.put(filePID, strconv.Itoa(pid)); err != nil {
 		return err
 	}
-	return t.put(fileStatus, agentapi.SessionRunning)
+	return t.enter(api.SessionRunning)
 }
 
 // stops notes that the command was asked to end, unless it has ended: over says so. The holder alone calls it, and not
@@ -139,20 +124,20 @@ func (t trace) stops(over func() bool) error {
 	if over() {
 		return errSessionOver
 	}
-	return t.put(fileStatus, agentapi.SessionStopping)
+	return t.enter(api.SessionStopping)
 }
 
 // end notes how it ended; state is exited or failed.
-func (t trace) end(state string, r traceResult) error {
+func (t trace) end(state api.SessionState, r traceResult) error {
 	_ = os.Remove(t.path(fileReserve)) // there is none where it never ran
 	err := t.putJSON(fileResult, r)
-	if r.Error == nil || r.ExitCode != 0 || state == agentapi.SessionExited {
+	if r.Error == nil || r.ExitCode != 0 || state == api.SessionExited {
 		err = errors.Join(err, t.put(fileExit, strconv.Itoa(r.ExitCode)))
 	}
 	if r.Error != nil {
 		err = errors.Join(err, t.put(fileWhy, r.Error.Message))
 	}
-	return errors.Join(err, t.put(fileStatus, state))
+	return errors.Join(err, t.enter(state))
 }
 
 func (t trace) putJSON(name string, v any) error {
@@ -173,6 +158,14 @@ func (t trace) put(name, text string) error {
 		return fmt.Errorf("cannot record a session: %w", err)
 	}
 	return nil
+}
+
+// enter notes the state.
+func (t trace) enter(state api.SessionState) error { return t.put(fileStatus, string(state)) }
+
+func (t trace) state() (api.SessionState, error) {
+	word, err := t.word(fileStatus)
+	return api.SessionState(word), err
 }
 
 func (t trace) word(name string) (string, error) {
@@ -200,32 +193,24 @@ func (t trace) held() bool {
 
 // over reports whether the session is known to have ended, or is none.
 func (t trace) over() bool {
-	state, err := t.word(fileStatus)
-	return err != nil || isOver(state)
-}
-
-func isOver(state string) bool {
-	return state == agentapi.SessionExited || state == agentapi.SessionFailed
+	state, err := t.state()
+	return err != nil || state.Ended()
 }
 
 // read is what the directory says. The error is fs.ErrNotExist where it is no session's.
 func (t trace) read() (agentapi.Session, error) {
-	var s traceSpec
-	if err := t.readJSON(fileSpec, &s); err != nil {
-		return agentapi.Session{}, err
-	}
-	out := agentapi.Session{
-		ID: s.ID, Name: s.Name, Labels: s.Labels, Argv: s.Argv, Env: s.Env, Cwd: s.Cwd, User: s.User, TTY: s.TTY, Stdin: s.Stdin,
-		Require: s.Require, StartedAt: s.StartedAt,
+	var out agentapi.Session
+	if err := t.readJSON(fileSpec, &out.SessionSpec); err != nil {
+		return out, err
 	}
 	var err error
-	if out.State, err = t.word(fileStatus); err != nil {
+	if out.State, err = t.state(); err != nil {
 		return out, err
 	}
 	if pid, err := t.word(filePID); err == nil {
 		out.PID, _ = strconv.Atoi(pid)
 	}
-	if isOver(out.State) {
+	if out.State.Ended() {
 		var r traceResult
 		if err := t.readJSON(fileResult, &r); err != nil {
 			return out, err
