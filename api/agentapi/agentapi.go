@@ -26,8 +26,8 @@
 //	GET  /files?path=                 one file's bytes; Banger-File-Mode: octal
 //	PUT  /files?path=&mode=&user=     one file's bytes, put in place by rename
 //	GET  /tree?path=                  a tar stream of path, its members named from its base name ("." for DIR/.)
-//	PUT  /tree?path=&user=&keep_owner= a tar stream unpacked below the directory path, confined to it; owned by
-//	                                  user (empty: root), or with keep_owner=true as the stream says
+//	PUT  /tree?path=&user=            a tar stream unpacked below the directory path, confined to it; owned by
+//	                                  user (empty: root)
 //	GET  /image                       a tar stream of the root disk as the root of other machines, without anything of this
 //	                                  one's identity; its writers wait meanwhile, so the guest is to be of no more use
 //	GET  /stat?path=                  api.FileStat

@@ -120,11 +120,3 @@ func (c *Client) PutTree(ctx context.Context, path, user string, r io.Reader) er
 	})
 	return err
 }
-
-// PutTreeAsIs is PutTree with the numeric owners that the stream names.
-func (c *Client) PutTreeAsIs(ctx context.Context, path string, r io.Reader) error {
-	_, err := call[struct{}](ctx, c, request{
-		method: http.MethodPut, path: "/tree", query: url.Values{"path": {path}, "keep_owner": {"true"}}, body: r,
-	})
-	return err
-}

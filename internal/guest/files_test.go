@@ -308,12 +308,6 @@ func TestTreeOwners(t *testing.T) {
 	if u, g, _ := owner(dir + "/f"); u != 65534 || g != 4321 {
 		t.Errorf("%d:%d", u, g)
 	}
-	if err := a.PutTreeAsIs(within(t), dir, pack()); err != nil {
-		t.Fatal(err)
-	}
-	if u, g, m := owner(dir + "/f"); u != 1234 || g != 5678 || m != 0o755|fs.ModeSetuid {
-		t.Errorf("%d:%d %v", u, g, m)
-	}
 	if err := a.PutFile(within(t), dir+"/g", "12:34", nil, strings.NewReader("")); err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package network
 
 import (
 	"net/netip"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -100,16 +99,5 @@ func TestParseDNSAddress(t *testing.T) {
 		if got != want {
 			t.Errorf("%q is %s, want %s", s, got, want)
 		}
-	}
-}
-
-func TestDefaultKind(t *testing.T) {
-	n, h := fakeNetwork(t, Options{})
-	if n.DefaultKind() != api.NetBridge {
-		t.Error("a host that can bridge does not by default")
-	}
-	h.NoBridge = os.ErrPermission
-	if n.DefaultKind() != api.NetUser {
-		t.Error("a host that cannot bridge does by default")
 	}
 }

@@ -173,11 +173,3 @@ func (n *Network) Check(kind api.NetKind) error {
 	}
 	return api.Errorf(api.CodeInvalid, "%q is no kind of network", kind).WithHint("banger run --net bridge|user|none")
 }
-
-// DefaultKind is NetBridge where the host can have it, else NetUser.
-func (n *Network) DefaultKind() api.NetKind {
-	if n.o.Host.CanBridge() == nil {
-		return api.NetBridge
-	}
-	return api.NetUser
-}

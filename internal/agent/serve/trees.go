@@ -75,7 +75,7 @@ func (s *Server) putTree(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	o := tree.UnpackOptions{KeepOwner: r.URL.Query().Get("keep_owner") == "true" && s.place.own()}
+	var o tree.UnpackOptions
 	if u := r.URL.Query().Get("user"); u != "" {
 		uid, gid, err := s.place.owner(u)
 		if err != nil {

@@ -37,36 +37,20 @@ func (u *unpacker) own(fd int, h *tar.Header) error {
 		return err
 	}
 	has := st.Mode & 0o7777
-	if o, ok := u.owner(h); ok && (int(st.Uid) != o.UID || int(st.Gid) != o.GID) {
+	if o := u.o.Owner; o != nil && (int(st.Uid) != o.UID || int(st.Gid) != o.GID) {
 		if err := unix.Fchown(fd, o.UID, o.GID); err != nil {
 			return err
 		}
 		has &^= unix.S_ISUID | unix.S_ISGID // chown clears them
 	}
-	if mode := u.mode(h); mode != has {
+	if mode := modeOf(h); mode != has {
 		return unix.Fchmod(fd, mode)
 	}
 	return nil
 }
 
-func (u *unpacker) owner(h *tar.Header) (Owner, bool) {
-	switch {
-	case u.o.Owner != nil:
-		return *u.o.Owner, true
-	case u.o.KeepOwner:
-		return Owner{h.Uid, h.Gid}, true
-	}
-	return Owner{}, false
-}
-
-// mode is the member's mode. setuid, setgid and sticky travel only with their owner:
-// a set-uid file must not become another user's by being copied.
-func (u *unpacker) mode(h *tar.Header) uint32 {
-	if u.o.KeepOwner && u.o.Owner == nil {
-		return uint32(h.Mode & 0o7777)
-	}
-	return uint32(h.Mode & 0o1777)
-}
+// modeOf is the member's mode. setuid and setgid stay behind: such a file must not become another user's by being copied.
+func modeOf(h *tar.Header) uint32 { return uint32(h.Mode & 0o1777) }
 
 func times(h *tar.Header) []unix.Timespec {
 	t := unix.NsecToTimespec(h.ModTime.UnixNano())

@@ -22,10 +22,8 @@ type Owner struct{ UID, GID int }
 
 // UnpackOptions change how Unpack works.
 type UnpackOptions struct {
-	// Owner of everything that is made; nil: whoever runs this, or with KeepOwner the
-	// numeric owners that the stream names (which takes root).
-	Owner     *Owner
-	KeepOwner bool
+	// Owner of everything that is made; nil: whoever runs this. What the stream says of owners does not count.
+	Owner *Owner
 	// As replaces the first component of every name; empty leaves them as they are.
 	As string
 }
@@ -205,7 +203,7 @@ func (u *unpacker) dir(name string, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	err = unix.Mkdirat(fd, base, u.mode(h)&0o755|0o700) // writable to nobody else before it is full
+	err = unix.Mkdirat(fd, base, modeOf(h)&0o755|0o700) // writable to nobody else before it is full
 	if errors.Is(err, unix.EEXIST) {
 		st, err := u.root.Stat(name) // through a symbolic link within the target
 		if err != nil {
@@ -237,7 +235,7 @@ func (u *unpacker) file(name string, h *tar.Header, body io.Reader) error {
 	if err != nil {
 		return err
 	}
-	mode := u.mode(h) & 0o777
+	mode := modeOf(h) & 0o777
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	fd, err := unix.Openat(dir, base, flags, mode)
 	if errors.Is(err, unix.EEXIST) {
@@ -275,7 +273,7 @@ func (u *unpacker) symlink(name string, h *tar.Header) error {
 	if err := unix.Symlinkat(h.Linkname, fd, base); err != nil {
 		return err
 	}
-	if o, ok := u.owner(h); ok {
+	if o := u.o.Owner; o != nil {
 		if err := unix.Fchownat(fd, base, o.UID, o.GID, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return err
 		}

@@ -17,8 +17,6 @@ type line struct {
 	text  string // as it stands in the file
 	names []string
 	key   string // "ssh-ed25519 AAAA…"
-	// revoked lines forbid a key for their names.
-	revoked bool
 }
 
 func parseHosts(data []byte) hosts {
@@ -32,15 +30,10 @@ func parseHosts(data []byte) hosts {
 func parseLine(text string) line {
 	l := line{text: text}
 	f := strings.Fields(text)
-	if len(f) > 0 && f[0] == "@revoked" {
-		f, l.revoked = f[1:], true
-	}
 	if len(f) < 3 || strings.HasPrefix(f[0], "#") || strings.HasPrefix(f[0], "@") || strings.HasPrefix(f[0], "|") {
-		l.revoked = false
 		return l
 	}
 	if _, err := base64.StdEncoding.DecodeString(f[2]); err != nil {
-		l.revoked = false
 		return l
 	}
 	l.names, l.key = strings.Split(f[0], ","), f[1]+" "+f[2]
@@ -70,28 +63,13 @@ func cleanName(name string) bool {
 	return !strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(",*?!", r) })
 }
 
-// keys are those pinned for a name; revoked are those forbidden.
-func (h *hosts) keys(name string) (pinned, revoked []string) {
-	for _, l := range h.lines {
-		if !slices.Contains(l.names, name) {
-			continue
-		}
-		if l.revoked {
-			revoked = append(revoked, l.key)
-		} else {
-			pinned = append(pinned, l.key)
-		}
-	}
-	return pinned, revoked
-}
-
 // drop takes names out of all plain lines, and reports whether there were any.
 func (h *hosts) drop(names []string) bool {
 	changed := false
 	kept := h.lines[:0]
 	for _, l := range h.lines {
 		left := slices.DeleteFunc(slices.Clone(l.names), func(n string) bool { return slices.Contains(names, n) })
-		if l.revoked || len(left) == len(l.names) {
+		if len(left) == len(l.names) {
 			kept = append(kept, l)
 			continue
 		}

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -65,80 +64,6 @@ func (k KnownHosts) Remove(names ...string) error {
 		return nil
 	}
 	return k.change(func(h *hosts) (bool, error) { return h.drop(names), nil })
-}
-
-// Lookup returns the keys pinned for a name, as "ssh-ed25519 AAAA…"; none is no error. A missing
-// file has code host_identity.
-func (k KnownHosts) Lookup(name string) ([]string, error) {
-	h, err := k.read()
-	if err != nil {
-		return nil, err
-	}
-	pinned, _ := h.keys(name)
-	return pinned, nil
-}
-
-// Verify checks the key that a host has shown. A host that nothing is known of is trusted
-// this once and pinned; afterwards only the same key will do. A file that is missing or cannot be read trusts
-// nobody. All refusals have code host_identity.
-func (k KnownHosts) Verify(name, key string) error {
-	if err := k.check(); err != nil {
-		return err
-	}
-	clean, ok := cleanKey(key)
-	if !ok || !cleanName(name) {
-		return api.Errorf(api.CodeHostIdentity, "cannot verify %q: not a host's name and public key", name)
-	}
-	known, err := k.verify(name, clean)
-	if known || err != nil {
-		return err
-	}
-	return k.change(func(h *hosts) (bool, error) {
-		if known, err := verify(h, name, clean); known || err != nil { // pinned since we looked
-			return false, err
-		}
-		h.add([]string{name}, clean)
-		return true, nil
-	})
-}
-
-func (k KnownHosts) verify(name, key string) (known bool, err error) {
-	h, err := k.read()
-	if err != nil {
-		return false, err
-	}
-	return verify(&h, name, key)
-}
-
-func verify(h *hosts, name, key string) (known bool, err error) {
-	pinned, revoked := h.keys(name)
-	if slices.Contains(revoked, key) {
-		return false, mismatch(name)
-	}
-	if len(pinned) == 0 {
-		return false, nil
-	}
-	if !slices.Contains(pinned, key) {
-		return false, mismatch(name)
-	}
-	return true, nil
-}
-
-func mismatch(name string) error {
-	return api.Errorf(api.CodeHostIdentity,
-		"possible MITM: the host key that %s shows is not the one pinned for it", name)
-}
-
-// read fails closed: no file, no trust.
-func (k KnownHosts) read() (hosts, error) {
-	if err := k.check(); err != nil {
-		return hosts{}, err
-	}
-	data, err := os.ReadFile(k.Path)
-	if err != nil {
-		return hosts{}, api.Errorf(api.CodeHostIdentity, "cannot check who the guest is: %w", err)
-	}
-	return parseHosts(data), nil
 }
 
 // change rewrites the file under the lock.
