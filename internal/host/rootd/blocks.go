@@ -4,8 +4,6 @@ import (
 	"context"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"banger/internal/host/local"
 	"banger/internal/host/verb"
 )
@@ -13,27 +11,14 @@ import (
 // Whose a device is stands on it, and host/local touches those of the uid that is served only; names are checked there, too.
 
 func (s *Server) openLoop(ctx context.Context, q *question, a verb.LoopArgs) (any, error) {
-	if len(q.files) != 1 {
-		return nil, refuse("a loop device is of one file")
-	}
-	var st unix.Stat_t
-	fd := int(q.files[0].Fd())
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
-	}
-	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	f, _, err := handed(q, !a.Loop.ReadOnly)
 	if err != nil {
 		return nil, err
 	}
-	switch l := a.Loop; {
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return nil, refuse("what a loop device shows is a plain file")
-	case flags&unix.O_PATH != 0 || flags&unix.O_ACCMODE == unix.O_WRONLY || !l.ReadOnly && flags&unix.O_ACCMODE != unix.O_RDWR:
-		return nil, refuse("the file is not open for what the loop device is to do")
-	case l.Offset < 0 || l.Size < 0 || l.Offset%512 != 0 || l.Size%512 != 0:
+	if l := a.Loop; l.Offset < 0 || l.Size < 0 || l.Offset%512 != 0 || l.Size%512 != 0 {
 		return nil, refuse("a loop device of %d bytes from %d", l.Size, l.Offset)
 	}
-	loop, err := s.host.OpenLoop(ctx, q.files[0], a.Loop)
+	loop, err := s.host.OpenLoop(ctx, f, a.Loop)
 	if err != nil {
 		return nil, err
 	}

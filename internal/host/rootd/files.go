@@ -36,6 +36,30 @@ func (s *Server) beneath(path string) (fd int, err error) {
 	return fd, nil
 }
 
+// handed is the one plain file that the caller has opened and sent along, so that there is no path to be led astray by. It can be read
+// and, if write is set, written.
+func handed(q *question, write bool) (*os.File, unix.Stat_t, error) {
+	var st unix.Stat_t
+	if len(q.files) != 1 {
+		return nil, st, refuse("it takes one file, not %d", len(q.files))
+	}
+	f := q.files[0]
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, st, err
+	}
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err != nil {
+		return nil, st, err
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return nil, st, refuse("it is no plain file")
+	case flags&unix.O_PATH != 0 || flags&unix.O_ACCMODE == unix.O_WRONLY || write && flags&unix.O_ACCMODE != unix.O_RDWR:
+		return nil, st, refuse("the file is not open for what is to be done with it")
+	}
+	return f, st, nil
+}
+
 func (s *Server) give(_ context.Context, _ *question, a verb.GiveArgs) (any, error) {
 	if !s.vmm(a.UID) {
 		return nil, refuse("uid %d is no VMM's", a.UID)

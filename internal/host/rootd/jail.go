@@ -17,41 +17,21 @@ import (
 	"banger/api"
 	"banger/internal/host"
 	"banger/internal/host/verb"
+	"banger/internal/keylock"
 )
 
 // jailing keeps a jail from being changed by two at a time, and mapped devices from going while a node of them is made.
 type jailing struct {
-	mu   sync.Mutex               // protects busy
-	busy map[string]chan struct{} // closed when the jail is free
+	busy keylock.Locks // by name
 	// nodes is held while a node is made, and while a device is removed.
 	nodes sync.Mutex
 }
 
-// take waits until a jail is nobody else's to change; done gives it back.
-func (s *Server) take(ctx context.Context, j host.Jail) (done func(), err error) {
-	free := make(chan struct{})
-	for {
-		s.jails.mu.Lock()
-		before, busy := s.jails.busy[j.Name]
-		if !busy {
-			s.jails.busy[j.Name] = free
-		}
-		s.jails.mu.Unlock()
-		if !busy {
-			return func() {
-				s.jails.mu.Lock()
-				defer s.jails.mu.Unlock()
-				delete(s.jails.busy, j.Name)
-				close(free)
-			}, nil
-		}
-		select {
-		case <-before:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
+// The names of jails and of what lies in them.
+var (
+	jailName = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+	fileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+)
 
 // jail is where a jail is that the caller names. What its names may be is looked at again by host/local.
 func (s *Server) jail(a verb.Jail) (host.Jail, error) {
@@ -59,19 +39,15 @@ func (s *Server) jail(a verb.Jail) (host.Jail, error) {
 	switch {
 	case !s.vmm(a.UID) || a.GID != a.UID:
 		return j, refuse("uid %d and gid %d are no VMM's", a.UID, a.GID)
-	case !regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`).MatchString(a.Name) || !plainName(a.Program):
+	case !jailName.MatchString(a.Name) || !fileName.MatchString(a.Program):
 		return j, refuse("%q is no name for a jail of %q", a.Name, a.Program)
 	}
 	return j, nil
 }
 
-func plainName(name string) bool {
-	return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`).MatchString(name)
-}
-
 // fileIn refuses what is no name for a file in a jail, or is one of those that the jailer itself makes.
 func fileIn(a verb.Jail, name string) error {
-	if !plainName(name) || name == a.Program || slices.Contains([]string{"dev", "run", "sys", "proc", "old_root"}, name) {
+	if !fileName.MatchString(name) || name == a.Program || slices.Contains([]string{"dev", "run", "sys", "proc", "old_root"}, name) {
 		return refuse("%q is no name for a file in a jail", name)
 	}
 	return nil
@@ -94,12 +70,12 @@ func (s *Server) held(j host.Jail) error {
 	return nil
 }
 
-// alone is take for verbs that need a jail without a VMM.
+// alone locks a jail for verbs that need one without a VMM.
 func (s *Server) alone(ctx context.Context, a verb.Jail) (j host.Jail, done func(), err error) {
 	if j, err = s.jail(a); err != nil {
 		return j, nil, err
 	}
-	if done, err = s.take(ctx, j); err != nil {
+	if done, err = s.jails.busy.Lock(ctx, j.Name); err != nil {
 		return j, nil, err
 	}
 	if err = s.held(j); err != nil {
@@ -135,7 +111,7 @@ func (s *Server) removeJail(ctx context.Context, _ *question, a verb.JailArgs) (
 	return nil, s.host.RemoveJail(ctx, j)
 }
 
-// linkIntoJail takes the file of the caller's that it was handed, so that there is no path to be led astray by.
+// linkIntoJail takes the file that was handed over, and may give it to the VMM.
 func (s *Server) linkIntoJail(_ context.Context, q *question, a verb.JailFileArgs) (any, error) {
 	j, err := s.jail(a.Jail)
 	if err != nil {
@@ -144,36 +120,24 @@ func (s *Server) linkIntoJail(_ context.Context, q *question, a verb.JailFileArg
 	if err := fileIn(a.Jail, a.File); err != nil {
 		return nil, err
 	}
-	if len(q.files) != 1 {
-		return nil, refuse("it is one file that becomes one of a jail's")
-	}
-	var st unix.Stat_t
-	fd := int(q.files[0].Fd())
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
-	}
-	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	f, st, err := handed(q, a.Own)
 	if err != nil {
 		return nil, err
 	}
 	switch {
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return nil, refuse("it is no plain file")
 	case int(st.Uid) != s.o.UID && (st.Uid != 0 || a.Own):
 		return nil, refuse("it belongs to uid %d", st.Uid)
 	case st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0:
 		return nil, refuse("it is a set-id program")
-	case flags&unix.O_PATH != 0 || flags&unix.O_ACCMODE == unix.O_WRONLY || a.Own && flags&unix.O_ACCMODE != unix.O_RDWR:
-		return nil, refuse("the file is not open for what the VMM is to do")
 	case a.Own:
-		if err := s.giveFile(fd, a.File, j.UID); err != nil {
+		if err := s.giveFile(int(f.Fd()), a.File, j.UID); err != nil {
 			return nil, err
 		}
 	case st.Mode&unix.S_IROTH == 0:
 		return nil, refuse("not everybody may read it")
 	}
 	// It stays the caller's: the VMM is let in by its group.
-	return nil, s.host.LinkIntoJail(j, a.File, q.files[0], false)
+	return nil, s.host.LinkIntoJail(j, a.File, f, false)
 }
 
 func (s *Server) deviceIntoJail(_ context.Context, _ *question, a verb.JailDeviceArgs) (any, error) {
@@ -228,7 +192,7 @@ func (s *Server) dialJailed(ctx context.Context, q *question, a verb.JailProcess
 	if err != nil {
 		return nil, err
 	}
-	if !plainName(a.File) {
+	if !fileName.MatchString(a.File) {
 		return nil, refuse("%q is no name for a socket in a jail", a.File)
 	}
 	p, err := s.pin(a.Process)
@@ -275,7 +239,7 @@ func (s *Server) openJailed(_ context.Context, q *question, a verb.JailFileArgs)
 	if err != nil {
 		return nil, err
 	}
-	if !plainName(a.File) {
+	if !fileName.MatchString(a.File) {
 		return nil, refuse("%q is no name for a file in a jail", a.File)
 	}
 	f, err := s.host.OpenJailed(j, a.File)

@@ -114,7 +114,7 @@ func vmmArgs(args []string) error {
 		ok := false
 		switch flag {
 		case "--api-sock", "--log-path", "--metrics-path":
-			ok = plainName(strings.TrimPrefix(value, "/"))
+			ok = fileName.MatchString(strings.TrimPrefix(value, "/"))
 		case "--level":
 			ok = slices.Contains([]string{"Error", "Warning", "Info", "Debug", "Off"}, value)
 		}
@@ -166,7 +166,7 @@ func (s *Server) spawnJailed(ctx context.Context, q *question, a verb.JailedArgs
 	if a.Stderr {
 		c.Stderr = files[0]
 	}
-	done, err := s.take(ctx, j)
+	done, err := s.jails.busy.Lock(ctx, j.Name)
 	if err != nil {
 		return nil, err
 	}

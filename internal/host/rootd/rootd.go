@@ -64,7 +64,7 @@ type Server struct {
 
 // New makes a server; nothing is changed on the host yet.
 func New(o Options) *Server {
-	s := &Server{o: o, host: local.NewFor(o.UID), turns: make(chan struct{}, most), jails: jailing{busy: map[string]chan struct{}{}}}
+	s := &Server{o: o, host: local.NewFor(o.UID), turns: make(chan struct{}, most)}
 	s.verbs = s.handlers()
 	return s
 }
