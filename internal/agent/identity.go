@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -68,7 +69,48 @@ func overwriteFile(path string, data []byte, mode os.FileMode) (bool, error) {
 	return true, nil
 }
 
-// put is one of the two.
+// refreshLimit is the size of a file that is one block on every disk, and one page in memory.
+const refreshLimit = 4096
+
+// refreshFile is putFile for a fork, in which programs run that may read the file: the file itself changes, where one write of one block
+// can do it. A shorter text ends in newlines until the rest is cut off. Making a new file and renaming it, which has the disk written at once,
+// is a fifth of all that a fork does before it answers.
+func refreshFile(path string, data []byte, mode os.FileMode) (bool, error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return putFile(path, data, mode)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode != unix.S_IFREG|uint32(mode) || st.Nlink != 1 || st.Size > refreshLimit || len(data) > refreshLimit {
+		return putFile(path, data, mode)
+	}
+	old := make([]byte, refreshLimit)
+	n, err := unix.Pread(fd, old, 0)
+	if err != nil || int64(n) != st.Size {
+		return putFile(path, data, mode)
+	}
+	if bytes.Equal(old[:n], data) {
+		return false, nil
+	}
+	whole := data
+	if n > len(data) {
+		whole = append(bytes.Clone(data), bytes.Repeat([]byte{'\n'}, n-len(data))...)
+	}
+	wrote, err := unix.Pwrite(fd, whole, 0)
+	if err == nil && wrote < len(whole) {
+		err = unix.ENOSPC
+	}
+	if err == nil && n > len(data) {
+		err = unix.Ftruncate(fd, int64(len(data)))
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return true, nil
+}
+
+// put is one of the three.
 type put func(path string, data []byte, mode os.FileMode) (changed bool, err error)
 
 // setHostname makes the guest's name known to the kernel and to its files.

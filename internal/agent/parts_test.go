@@ -193,6 +193,13 @@ func TestCopyTree(t *testing.T) {
 }
 
 func TestPutFile(t *testing.T) {
+	for name, put := range map[string]put{"put": putFile, "overwrite": overwriteFile, "refresh": refreshFile} {
+		t.Run(name, func(t *testing.T) { putsOverLink(t, put) })
+	}
+}
+
+// putsOverLink: a symbolic link is replaced, what it leads to is left alone.
+func putsOverLink(t *testing.T, put put) {
 	dir := t.TempDir()
 	target, path := filepath.Join(dir, "target"), filepath.Join(dir, "resolv.conf")
 	if err := os.WriteFile(target, []byte("theirs"), 0o644); err != nil {
@@ -201,16 +208,68 @@ func TestPutFile(t *testing.T) {
 	if err := os.Symlink(target, path); err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range []bool{true, false} {
-		if changed, err := putFile(path, []byte("ours"), 0o644); err != nil || changed != want {
-			t.Errorf("call %d: %v, %v", i, changed, err)
-		}
+	if changed, err := put(path, []byte("ours"), 0o644); err != nil || !changed {
+		t.Errorf("%v, %v", changed, err)
+	}
+	if changed, err := putFile(path, []byte("ours"), 0o644); err != nil || changed {
+		t.Errorf("again: %v, %v", changed, err)
 	}
 	if data, _ := os.ReadFile(target); string(data) != "theirs" {
 		t.Errorf("the link's target is now %q", data)
 	}
 	if names, _ := os.ReadDir(dir); len(names) != 2 {
 		t.Errorf("left behind: %v", names)
+	}
+}
+
+// TestRefreshFile: whatever was there, the file is what was wanted; it stays the same file where nobody else has it.
+func TestRefreshFile(t *testing.T) {
+	large := strings.Repeat("x", refreshLimit+1)
+	for _, c := range []struct {
+		was, text string
+		mode      os.FileMode
+		linked    bool
+		stays     bool
+	}{
+		{"old\n", "new\n", 0o644, false, true},
+		{"old\n", "longer\n", 0o644, false, true},
+		{"longer\n", "new\n", 0o644, false, true},
+		{"", "new\n", 0o644, false, true},
+		{"old\n", "", 0o644, false, true},
+		{"same\n", "same\n", 0o644, false, true},
+		{"old\n", "new\n", 0o600, false, false},
+		{"old\n", "new\n", 0o644, true, false},
+		{large, "new\n", 0o644, false, false},
+		{"old\n", large, 0o644, false, false},
+	} {
+		dir := t.TempDir()
+		path, other := filepath.Join(dir, "f"), filepath.Join(dir, "other")
+		if err := os.WriteFile(path, []byte(c.was), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if c.linked {
+			if err := os.Link(path, other); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed, err := refreshFile(path, []byte(c.text), c.mode)
+		if err != nil || changed != (c.was != c.text || c.mode != 0o644) {
+			t.Errorf("%+.20v: %v, %v", c, changed, err)
+		}
+		after, err := os.Stat(path)
+		if err != nil || after.Mode() != c.mode || os.SameFile(before, after) != c.stays {
+			t.Errorf("%+.20v: %v, %v", c, after, err)
+		}
+		if data, _ := os.ReadFile(path); string(data) != c.text {
+			t.Errorf("%+.20v: %.20q", c, data)
+		}
+		if data, err := os.ReadFile(other); c.linked && (err != nil || string(data) != c.was) {
+			t.Errorf("%+.20v: the other name has %q, %v", c, data, err)
+		}
 	}
 }
 

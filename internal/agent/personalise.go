@@ -99,8 +99,11 @@ func (s *system) resume(ctx context.Context, p agentapi.Personalise) error {
 func (s *system) personalise(ctx context.Context, p agentapi.Personalise, c *changes) error {
 	another := c.born || p.Thawed == agentapi.ThawedFork // than the one that all this was made for
 	write := put(putFile)
-	if c.born {
+	switch {
+	case c.born:
 		write = overwriteFile
+	case another:
+		write = refreshFile
 	}
 	if another {
 		if err := s.becomeAnother(c.born); err != nil {

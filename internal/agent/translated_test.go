@@ -12,17 +12,42 @@ import (
 	"banger/api/agentapi"
 )
 
-// BenchmarkTranslated counts the guest's instructions that QEMU translates in a new clone, where translating is most of
-// what a start costs: the same on a busy machine as on an idle one. BANGER_TEST_TRANSLATED names a directory
-// that gets QEMU's log and the kernel's symbols.
+// BenchmarkTranslated counts the guest's instructions that QEMU translates in a new clone, and in a fork of one, where translating is
+// most of what a start costs: the same on a busy machine as on an idle one. BANGER_TEST_TRANSLATED names a directory
+// that gets QEMU's logs, each with the kernel's symbols.
 func BenchmarkTranslated(b *testing.B) {
 	logs := short(b)
 	qemu := filepath.Join(logs, "qemu")
 	put(b, qemu, "#!/bin/sh\ncase \"$*\" in *-incoming*) exec qemu-system-x86_64 -d in_asm -D "+logs+"/%d.log \"$@\";; esac\nexec qemu-system-x86_64 \"$@\"\n", 0o755)
 	who := identity(b)
 	f := newFurnishedFreezer(b, qemu, agentapi.Release{WorkDisk: who.WorkDisk, AuthorizedKeys: who.AuthorizedKeys})
-	v := f.thaw("c", "52:54:00:00:00:77", f.frozen, f.base.Drives)
+	b.Run("clone", func(b *testing.B) {
+		f.translated(b, logs, f.thaw("c", "52:54:00:00:00:77", f.frozen, f.base.Drives), who)
+	})
+	b.Run("fork", func(b *testing.B) {
+		source := f.thaw("c", "52:54:00:00:00:77", f.frozen, f.base.Drives)
+		source.personalise(who)
+		source.sh("true")
+		time.Sleep(1500 * time.Millisecond)
+		below := source.m.Drives
+		as := who
+		as.Thawed, as.Hostname, as.MachineID = agentapi.ThawedFork, "other", "0123456789abcdef0123456789abcdef"
+		as.Network = &agentapi.Network{MAC: "52:54:00:00:00:78", Address: "192.0.2.9/24", Gateway: "192.0.2.1", Resolvers: []string{"192.0.2.1"}}
+		frozen := source.freeze(false)
+		f.translated(b, logs, f.thaw("d", "52:54:00:00:00:78", frozen, below), as)
+	})
+}
+
+// translated counts from the thaw of v to its second program.
+func (f *freezer) translated(b *testing.B, logs string, v *vm, who agentapi.Personalise) {
 	log := filepath.Join(logs, fmt.Sprintf("%d.log", v.i.Process().PID))
+	dir := os.Getenv("BANGER_TEST_TRANSLATED")
+	if dir != "" {
+		dir = filepath.Join(dir, filepath.Base(b.Name()))
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			b.Fatal(err)
+		}
+	}
 	mark := func(what string) {
 		data, err := os.ReadFile(log)
 		if err != nil {
@@ -30,7 +55,7 @@ func BenchmarkTranslated(b *testing.B) {
 		}
 		n := bytes.Count(data, []byte("\n0x"))
 		b.ReportMetric(float64(n), what)
-		if dir := os.Getenv("BANGER_TEST_TRANSLATED"); dir != "" {
+		if dir != "" {
 			put(b, filepath.Join(dir, what), fmt.Sprint(len(data)), 0o600)
 			put(b, filepath.Join(dir, "log"), string(data), 0o600)
 		}
@@ -52,7 +77,7 @@ func BenchmarkTranslated(b *testing.B) {
 	mark("3-settled")
 	true_()
 	mark("4-ran-again")
-	if dir := os.Getenv("BANGER_TEST_TRANSLATED"); dir != "" {
+	if dir != "" {
 		res, err := v.ExecWait(bounded(b), api.ExecSpec{Argv: []string{"cat", "/proc/kallsyms"}, OutputLimitBytes: 64 << 20})
 		if err != nil {
 			b.Fatal(err)
