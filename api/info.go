@@ -8,8 +8,11 @@ type Info struct {
 	UID       int       `json:"uid"`
 	PID       int       `json:"pid"`
 	StartedAt time.Time `json:"started_at"`
-	StateDir  string    `json:"state_dir"`
-	Socket    string    `json:"socket"`
+	// Unit is systemd's unit that runs the daemon; empty where a command has started it.
+	Unit     string `json:"unit"`
+	Rights   Rights `json:"rights"`
+	StateDir string `json:"state_dir"`
+	Socket   string `json:"socket"`
 	// Hypervisor is what a VM gets that asks for none, HypervisorReason says why it is this one. Empty where none works.
 	Hypervisor       string `json:"hypervisor"`
 	HypervisorReason string `json:"hypervisor_reason"`
@@ -37,6 +40,16 @@ type Info struct {
 	Health   string   `json:"health"`
 	Problems []string `json:"problems"`
 }
+
+// Rights is what a daemon may do on its host.
+type Rights string
+
+// The rights.
+const (
+	RightsRoot   Rights = "root"   // it is root
+	RightsHelped Rights = "helped" // an ordinary user's, beside bangerd-root
+	RightsUser   Rights = "user"   // an ordinary user's alone: no bridge, no Firecracker
+)
 
 // Hypervisor is one way to run VMs.
 type Hypervisor struct {

@@ -26,8 +26,10 @@ type Options struct {
 	Program string
 	// NoStart leaves a daemon that does not run alone: the call fails with code unreachable.
 	NoStart bool
-	// Unit is the systemd unit that runs the daemon, which is waited for while it restarts and never started by us. May be empty.
-	Unit string
+	// Unit is the systemd unit that runs the daemon, which is waited for while it restarts and never started by us; of the user's own
+	// systemd with UserUnit. May be empty.
+	Unit     string
+	UserUnit bool
 	// Notice is told, at most once, that the daemon is of another version. May be nil.
 	Notice func(text string)
 	// StartTimeout bounds the start of the daemon; 0 means 20 s.

@@ -20,7 +20,10 @@ func (c *Client) connect(ctx context.Context) (net.Conn, error) {
 		return conn, err
 	}
 	if c.opts.Unit != "" {
-		return c.awaitUnit(ctx)
+		// A user whose own systemd does not run has the daemon started by commands, as without units.
+		if conn, err := c.awaitUnit(ctx); !c.opts.UserUnit || !errors.Is(err, errNoSystemd) {
+			return conn, err
+		}
 	}
 	if c.opts.NoStart {
 		return nil, api.Errorf(api.CodeUnreachable, "bangerd is not running (no answer at %s)", c.opts.Socket).

@@ -95,12 +95,15 @@ func (a *app) runningDaemon() (*client.Client, error) {
 }
 
 func (a *app) clientOptions(cfg *config.Config) client.Options {
-	unit := ""
-	if system.Runs(cfg) {
+	unit, own := "", false
+	switch dir := a.userUnits(); {
+	case system.Runs(cfg):
 		unit = system.DaemonUnit
+	case system.RunsFor(cfg, dir):
+		unit, own = system.DaemonUnit, true
 	}
 	return client.Options{
-		Unit:      unit,
+		Unit: unit, UserUnit: own,
 		Socket:    cfg.Paths.Socket(),
 		DaemonLog: cfg.Paths.DaemonLog(),
 		Notice:    func(text string) { fmt.Fprintln(a.Err, "banger: "+text) },

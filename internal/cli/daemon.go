@@ -28,7 +28,10 @@ type daemonStatus struct {
 	// PID is null if it does not run: a script may hand it to kill, where 0 means itself.
 	PID     *int   `json:"pid"`
 	Version string `json:"version"`
-	VMs     int    `json:"vms"`
+	// Unit is systemd's unit that runs it; empty where a command has started it.
+	Unit   string     `json:"unit"`
+	Rights api.Rights `json:"rights"`
+	VMs    int        `json:"vms"`
 	// VMsRunning go on running when the daemon stops.
 	VMsRunning int        `json:"vms_running"`
 	StartedAt  *time.Time `json:"started_at"`
@@ -53,7 +56,7 @@ func newDaemonStatusCmd(a *app) *cobra.Command {
 				return err
 			}
 			if err == nil {
-				status = daemonStatus{Running: true, Socket: info.Socket, PID: &info.PID, Version: info.Version, VMs: info.VMs, VMsRunning: info.VMsRunning, StartedAt: &info.StartedAt}
+				status = daemonStatus{Running: true, Socket: info.Socket, PID: &info.PID, Version: info.Version, Unit: info.Unit, Rights: info.Rights, VMs: info.VMs, VMsRunning: info.VMsRunning, StartedAt: &info.StartedAt}
 			}
 			if a.json {
 				err = writeJSON(a.Out, status)
@@ -76,9 +79,22 @@ func (s daemonStatus) print(a *app) error {
 		return f.write(a.Out)
 	}
 	f.add("daemon", fmt.Sprintf("running, pid %d, version %s, begun %s", *s.PID, s.Version, a.ago(*s.StartedAt)))
+	f.add("run by", s.Unit)
+	f.add("rights", rightsWords(s.Rights))
 	f.add("socket", s.Socket)
 	f.add("vms", fmt.Sprintf("%d, %d of them running", s.VMs, s.VMsRunning))
 	return f.write(a.Out)
+}
+
+func rightsWords(r api.Rights) string {
+	switch r {
+	case api.RightsRoot:
+		return "root"
+	case api.RightsHelped:
+		return "an ordinary user's, with bangerd-root for what only root may"
+	default:
+		return "an ordinary user's"
+	}
 }
 
 func newDaemonStopCmd(a *app) *cobra.Command {

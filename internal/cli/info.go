@@ -34,6 +34,8 @@ func infoFields(a *app, i api.Info) *fields {
 	f := &fields{}
 	f.add("version", i.Version)
 	f.add("daemon", fmt.Sprintf("pid %d, uid %d, begun %s", i.PID, i.UID, a.ago(i.StartedAt)))
+	f.add("run by", i.Unit)
+	f.add("rights", rightsWords(i.Rights))
 	f.add("state", i.StateDir)
 	f.add("socket", i.Socket)
 	f.add("hypervisor", i.Hypervisor+": "+i.HypervisorReason)

@@ -9,8 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/api"
-	"banger/client"
-	"banger/internal/config"
 	"banger/internal/system"
 )
 
@@ -57,7 +55,7 @@ start when it is up again. Calling it again changes or repairs an installation.`
 			if err := system.Install(so); err != nil {
 				return err
 			}
-			if so.Kind == system.User && so.Dir == "" {
+			if so.Kind == system.User && so.Dir == "" && !lingers() {
 				a.note("they run while you are logged in; for ever: loginctl enable-linger")
 			}
 			return nil
@@ -70,6 +68,16 @@ start when it is up again. Calling it again changes or repairs an installation.`
 	cmd.MarkFlagsMutuallyExclusive("user", "root", "user-units")
 	complete(cmd, "user", nothing)
 	return cmd
+}
+
+// lingers reports whether this user's systemd runs from boot on, logged in or not (loginctl(1), enable-linger).
+func lingers() bool {
+	u, err := user.Current()
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(filepath.Join("/var/lib/systemd/linger", u.Username))
+	return err == nil
 }
 
 // stopOther stops a daemon that was started by a command and has the same state: VMs go on running.
@@ -111,10 +119,7 @@ func (o *systemOptions) options(a *app) (system.Options, error) {
 		}
 	}
 	if o.userUnits {
-		so.Kind, so.UserUnits = system.User, filepath.Join(a.home(), ".config/systemd/user")
-		if dir := a.env["XDG_CONFIG_HOME"]; filepath.IsAbs(dir) {
-			so.UserUnits = filepath.Join(dir, "systemd/user")
-		}
+		so.Kind, so.UserUnits = system.User, a.userUnits()
 		return so, nil
 	}
 	name := o.user
@@ -134,6 +139,14 @@ func (o *systemOptions) options(a *app) (system.Options, error) {
 	}
 	so.Kind, so.User = system.Helped, u
 	return so, nil
+}
+
+// userUnits is where a user's own systemd looks for what the user has put there (systemd.unit(5)).
+func (a *app) userUnits() string {
+	if dir := a.env["XDG_CONFIG_HOME"]; filepath.IsAbs(dir) {
+		return filepath.Join(dir, "systemd/user")
+	}
+	return filepath.Join(a.home(), ".config/systemd/user")
 }
 
 func (a *app) home() string {
@@ -221,11 +234,17 @@ func newSystemUninstallCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if so.Dir == "" && s.Kind != "" {
+				a.endVMs(cmd.Context(), so)
+			}
 			if err := system.Uninstall(so, o.purge); err != nil {
 				return err
 			}
 			if s.State != "" && !o.purge {
-				a.note("the machines are kept in %s; banger system uninstall --purge removes them", s.State)
+				a.note("the machines are kept in %s; %s removes them", s.State, o.purgeCommand())
+			}
+			if dir := o.keys(so, s); dir != "" {
+				a.note("the ssh key for guests is kept in %s", dir)
 			}
 			return nil
 		},
@@ -235,33 +254,22 @@ func newSystemUninstallCmd(a *app) *cobra.Command {
 	return cmd
 }
 
-// hostCmd is a command for units: it does to all VMs what the host's coming and going asks for.
-func (a *app) hostCmd(use, short string, begin func(*client.Client, context.Context) (api.Operation, error)) *cobra.Command {
-	return &cobra.Command{
-		Use: use, Short: short, Args: needNone, ValidArgsFunction: nothing,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.daemon()
-			if err != nil {
-				return err
-			}
-			begun := a.now()
-			op, err := a.operate(cmd.Context(), c, use, func(ctx context.Context) (api.Operation, error) { return begin(c, ctx) })
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return writeJSON(a.Out, op)
-			}
-			a.note("%s: done in %s", use, config.FormatDuration(a.now().Sub(begun)))
-			return nil
-		},
+func (o *systemOptions) purgeCommand() string {
+	if o.userUnits {
+		return "banger system uninstall --user-units --purge"
 	}
+	return "sudo banger system uninstall --purge"
 }
 
-func newSystemShutdownCmd(a *app) *cobra.Command {
-	return a.hostCmd("shutdown", "suspend or stop all VMs (on_host_shutdown); the host's shutdown calls it", (*client.Client).HostShutdown)
-}
-
-func newSystemBootCmd(a *app) *cobra.Command {
-	return a.hostCmd("boot", "start the VMs that have --autostart; the host's boot calls it", (*client.Client).HostBoot)
+// keys is the directory of the ssh key for guests, of the user whose daemon it was; empty where there is none. It may be in use for
+// other guests, so nobody but the user removes it.
+func (o *systemOptions) keys(so system.Options, s system.Status) string {
+	dir := so.Config.Paths.SSH
+	if u, err := user.Lookup(s.User); err == nil {
+		dir = filepath.Join(u.HomeDir, ".local/state/banger/ssh")
+	}
+	if _, err := os.Stat(dir); err != nil || o.rootDir != "" {
+		return ""
+	}
+	return dir
 }

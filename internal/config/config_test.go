@@ -16,6 +16,7 @@ func testHost(owned ...string) *Host {
 		CPUs: 8, MemoryBytes: 32 * GiB,
 		Home:     func(uid int) string { return map[int]string{0: "/root", 1000: "/home/u"}[uid] },
 		OwnedDir: func(path string, uid int) bool { return slices.Contains(owned, path) },
+		Exists:   func(path string) bool { return slices.Contains(owned, path) },
 	}
 }
 
@@ -149,6 +150,8 @@ func TestPaths(t *testing.T) {
 		{"a state directory of its own", 0, []string{"HOME=/root", "BANGER_STATE_DIR=/t/s"}, []string{"/root"},
 			Paths{"/t/s", "/t/s/run", "/etc/banger", "/t/s/ssh", SystemRootSocket}},
 		{"installed for the user", 1000, []string{"HOME=/home/u", "XDG_RUNTIME_DIR=/run/user/1000"}, []string{"/home/u", "/run/user/1000", "/var/lib/banger", "/run/banger"},
+			Paths{"/var/lib/banger", "/run/banger", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh", SystemRootSocket}},
+		{"installed for the user, as the host boots", 1000, []string{"HOME=/home/u", "XDG_RUNTIME_DIR=/run/user/1000"}, []string{"/home/u", "/run/user/1000", "/var/lib/banger", SystemUnit},
 			Paths{"/var/lib/banger", "/run/banger", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh", SystemRootSocket}},
 		{"no longer installed, and its machines are still there", 1000, []string{"HOME=/home/u", "XDG_RUNTIME_DIR=/run/user/1000"}, []string{"/home/u", "/run/user/1000", "/var/lib/banger"},
 			Paths{"/var/lib/banger", "/run/user/1000/banger", "/home/u/.config/banger", "/home/u/.local/state/banger/ssh", SystemRootSocket}},

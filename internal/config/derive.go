@@ -20,6 +20,8 @@ type Host struct {
 	Home func(uid int) string
 	// OwnedDir reports whether path is a directory that belongs to uid (not a link to one).
 	OwnedDir func(path string, uid int) bool
+	// Exists reports whether there is anything at path.
+	Exists func(path string) bool
 }
 
 func realHost() *Host {
@@ -42,6 +44,10 @@ func realHost() *Host {
 		}
 		st, ok := fi.Sys().(*syscall.Stat_t)
 		return ok && int(st.Uid) == uid
+	}
+	h.Exists = func(path string) bool {
+		_, err := os.Lstat(path)
+		return err == nil
 	}
 	return h
 }
@@ -122,7 +128,8 @@ func (c *Config) derivePaths(uid int, env map[string]string, h *Host, put func(k
 		c.Paths.State = SystemState
 		put("state_dir", "it is yours")
 	}
-	if installed && h.OwnedDir(SystemRuntime, uid) {
+	// While the host boots the unit has not made its directory yet.
+	if installed && (h.OwnedDir(SystemRuntime, uid) || h.Exists(SystemUnit)) {
 		c.Paths.Runtime = SystemRuntime
 		put("runtime_dir", "it is yours")
 		return

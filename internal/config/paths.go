@@ -7,6 +7,8 @@ import "path/filepath"
 const (
 	SystemState   = "/var/lib/banger"
 	SystemRuntime = "/run/banger"
+	// SystemUnit is the unit that runs the daemon of SystemState.
+	SystemUnit = "/etc/systemd/system/bangerd.service"
 	// SystemRootState is bangerd-root's own: the jails of Firecrackers.
 	SystemRootState = "/var/lib/banger-root"
 	// SystemRootSocket is where bangerd-root answers; its directory is root's.

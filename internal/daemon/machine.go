@@ -20,6 +20,26 @@ type machine struct {
 	alone error
 }
 
+// rights is what a daemon of this user may do with it.
+func (m machine) rights(uid int) api.Rights {
+	switch {
+	case uid == 0:
+		return api.RightsRoot
+	case m.apart:
+		return api.RightsHelped
+	default:
+		return api.RightsUser
+	}
+}
+
+// refused says why the bangerd-root that is there does not serve us; empty where there is none.
+func (m machine) refused() string {
+	if m.alone == nil || m.alone.Error() == helper.ErrNone.Error() {
+		return ""
+	}
+	return m.alone.Error()
+}
+
 // openMachine takes up bangerd-root where it serves us, and with it what root has settled there.
 func openMachine(ctx context.Context, cfg *config.Config, uid int) (machine, error) {
 	if uid == 0 {

@@ -62,7 +62,7 @@ func run(ctx context.Context, cfg *config.Config, f flags, stdio IO, ready *read
 		return err
 	}
 	defer keep(parts.close)
-	srv := server.New(parts.services(cfg, stdio, log, stop))
+	srv := server.New(parts.services(cfg, m, stdio, log, stop))
 	door, err := open(cfg, stdio, srv, log, stop)
 	if err != nil {
 		return err

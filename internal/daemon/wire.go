@@ -197,17 +197,17 @@ func (p *parts) reconcile(ctx context.Context) error {
 	return errors.Join(p.images.Reconcile(ctx), p.sessions.Follow(ctx), p.vms.Reconcile(ctx), p.templates.Reconcile(ctx, p.vms.Records.TemplateInUse(ctx)))
 }
 
-func (p *parts) services(cfg *config.Config, stdio IO, log *slog.Logger, stop func()) server.Services {
+func (p *parts) services(cfg *config.Config, m machine, stdio IO, log *slog.Logger, stop func()) server.Services {
 	return server.Services{
 		VMs: p.vms, Sessions: p.sessions, Images: p.images, Operations: p.operations, Backends: p.backends, Config: cfg,
-		Doctor: func(ctx context.Context) []api.Check { return doctor.Run(ctx, p.doctorOptions(cfg)) },
-		Stop:   stop, Log: log, UID: stdio.UID, StartedAt: p.startedAt,
+		Doctor: func(ctx context.Context) []api.Check { return doctor.Run(ctx, p.doctorOptions(cfg, m, stdio)) },
+		Stop:   stop, Log: log, UID: stdio.UID, Rights: m.rights(stdio.UID), Unit: unit(stdio.Environ), StartedAt: p.startedAt,
 	}
 }
 
-func (p *parts) doctorOptions(cfg *config.Config) doctor.Options {
+func (p *parts) doctorOptions(cfg *config.Config, m machine, stdio IO) doctor.Options {
 	return doctor.Options{
-		Config: cfg, Host: p.host, Backends: p.backends, Network: p.network.Conflicts,
+		Config: cfg, Host: p.host, Backends: p.backends, Network: p.network.Conflicts, Rights: m.rights(stdio.UID), Refused: m.refused(),
 		Machine: doctor.ThisMachine(),
 		Catalogue: func(ctx context.Context) ([]api.Image, []api.Kernel, error) {
 			images, err := p.images.Images(ctx)

@@ -21,6 +21,9 @@ type Options struct {
 	// Backends are asked for their versions and their acceleration, and which one a new VM gets.
 	Backends backend.Set
 	Machine  Machine
+	Rights   api.Rights
+	// Refused says why the bangerd-root that is there does not serve this daemon; empty where it does, or there is none.
+	Refused string
 	// Network finds docker, firewalld, ufw and clashing subnets; nil where there is no
 	// network of ours.
 	Network func(context.Context) []api.Check

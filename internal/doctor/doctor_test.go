@@ -111,6 +111,16 @@ func TestDoctor(t *testing.T) {
 	}{
 		{"root", true, healthy},
 		{"user", true, func() Options { return user(healthy()) }},
+		{"helped_user", true, func() Options {
+			o := user(healthy())
+			o.Rights = api.RightsHelped
+			return o
+		}},
+		{"refused_user", true, func() Options {
+			o := user(healthy())
+			o.Refused = "no bangerd-root for this daemon: bangerd-root serves uid 1001 only, you are uid 1000"
+			return o
+		}},
 		{"emulation", true, func() Options {
 			o := healthy()
 			o.Backends = only(vmm{features: hypervisor.Features{Accel: "tcg", Version: "7.2.22",

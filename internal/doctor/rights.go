@@ -15,7 +15,19 @@ func (o Options) rights() []api.Check {
 	if o.root() {
 		return []api.Check{o.tun(), o.forwarding()}
 	}
-	return []api.Check{o.subordinate("/etc/subuid", "uids"), o.subordinate("/etc/subgid", "gids"), o.namespaces(), o.newuidmap()}
+	return []api.Check{o.helper(), o.subordinate("/etc/subuid", "uids"), o.subordinate("/etc/subgid", "gids"), o.namespaces(), o.newuidmap()}
+}
+
+// helper: what takes root is bangerd-root's, for a daemon that is not. Without it VMs run all the same.
+func (o Options) helper() api.Check {
+	if o.Rights == api.RightsHelped {
+		return ok("bangerd-root", "it serves user %s", o.Machine.User)
+	}
+	const without = "so VMs have networks of kind user and run under your own uid, by QEMU"
+	if o.Refused == "" {
+		return ok("bangerd-root", "there is none, %s; sudo banger system install sets it up", without)
+	}
+	return warn("bangerd-root", "sudo banger system install", "%s, %s", o.Refused, without)
 }
 
 // tun: a tap is the root daemon's way to connect a VM.

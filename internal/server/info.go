@@ -20,7 +20,7 @@ const earlyTime = 2 * time.Second
 
 func (s *Server) info(c *call) (api.Info, error) {
 	i := api.Info{
-		Version: api.Version, UID: s.UID, PID: os.Getpid(), StartedAt: s.StartedAt,
+		Version: api.Version, UID: s.UID, PID: os.Getpid(), Unit: s.Unit, Rights: s.Rights, StartedAt: s.StartedAt,
 		StateDir: s.Config.Paths.State, Socket: s.Config.Paths.Socket(),
 		CPUs: runtime.NumCPU(), DefaultNet: api.NetKind(s.Config.Net),
 		Problems: s.problems(),

@@ -39,7 +39,10 @@ type Services struct {
 	Stop func()
 	Log  *slog.Logger
 	// UID is the daemon's own; it and root are served.
-	UID       int
+	UID    int
+	Rights api.Rights
+	// Unit is systemd's that runs the daemon; empty where there is none.
+	Unit      string
 	StartedAt time.Time
 }
 

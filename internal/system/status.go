@@ -23,7 +23,7 @@ type Status struct {
 	Units []UnitStatus `json:"units"`
 	// Files are all that an uninstall would remove, state left out.
 	Files []string `json:"files"`
-	// State is the directory with the machines; empty for User.
+	// State is the directory with the machines; empty where there is none.
 	State string `json:"state"`
 }
 
@@ -36,7 +36,13 @@ type UnitStatus struct {
 
 // Runs reports whether the daemon of this configuration is the one that the system's units run.
 func Runs(cfg *config.Config) bool {
-	return cfg.Paths.State == config.SystemState && cfg.Paths.Runtime == config.SystemRuntime && there(filepath.Join(unitDir, DaemonUnit))
+	return cfg.Paths.State == config.SystemState && cfg.Paths.Runtime == config.SystemRuntime && there(config.SystemUnit)
+}
+
+// RunsFor reports whether it is the one that units of the user's own run, which lie in this directory. They run it as it is configured
+// without flags and variables.
+func RunsFor(cfg *config.Config, userUnits string) bool {
+	return !cfg.Explicit("state_dir") && !cfg.Explicit("runtime_dir") && there(filepath.Join(userUnits, DaemonUnit))
 }
 
 // Look tells what is installed; o.Kind says whose units are looked for: User, or any other for the system's.
@@ -65,6 +71,9 @@ func Look(o Options) (Status, error) {
 		}
 		s.Units = append(s.Units, UnitStatus{Name: name, Active: o.property("ActiveState", name), Enabled: o.property("UnitFileState", name)})
 	}
+	if state := o.state(); state != "" && there(state) {
+		s.State = state
+	}
 	if o.Kind == User {
 		return s, nil
 	}
@@ -79,10 +88,19 @@ func Look(o Options) (Status, error) {
 			s.Files = append(s.Files, link)
 		}
 	}
-	if there(o.path(config.SystemState)) {
-		s.State = o.path(config.SystemState)
-	}
 	return s, nil
+}
+
+// state is where the machines of these units are; empty for a user's own units beside those of the host, whose machines they are.
+func (o Options) state() string {
+	switch {
+	case o.Kind != User:
+		return o.path(config.SystemState)
+	case o.Config.Paths.State == config.SystemState:
+		return ""
+	default:
+		return o.path(o.Config.Paths.State)
+	}
 }
 
 func there(path string) bool {
@@ -103,6 +121,14 @@ func (o Options) property(property, unit string) string {
 		return "unknown"
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// Rouse starts the daemon's unit if it does not run, so that it can be asked to end its VMs before an uninstall.
+func Rouse(o Options) error {
+	if o.Dir != "" || !there(filepath.Join(o.units(), daemonUnit)) {
+		return nil
+	}
+	return o.systemctl("start", daemonUnit)
 }
 
 // Uninstall ends the units and removes every file. VMs that run are stopped by ending the VMs' unit, as when the host goes down. The state stays,
@@ -127,9 +153,12 @@ func Uninstall(o Options, purge bool) error {
 		for _, d := range []string{config.SystemRuntime, filepath.Dir(config.SystemRootSocket), config.SystemRootState} {
 			errs = append(errs, os.RemoveAll(o.path(d)))
 		}
-		if purge {
-			errs = append(errs, os.RemoveAll(o.path(config.SystemState)))
-		}
+	}
+	if o.Kind == User { // made by us where the user had no units
+		errs = append(errs, removeEmpty(o.units()), removeEmpty(filepath.Dir(o.units())))
+	}
+	if purge && s.State != "" {
+		errs = append(errs, o.purge(s.State))
 	}
 	if o.Dir == "" && len(s.Units) > 0 {
 		errs = append(errs, o.systemctl("daemon-reload"))
@@ -150,6 +179,21 @@ func (o Options) dropUnit(name string) error {
 	errs = append(errs, remove(path))
 	o.say("removed %s", path)
 	return errors.Join(errs...)
+}
+
+// purge removes all machines and images, but never the user's key for guests, which may lie among them.
+func (o Options) purge(state string) error {
+	entries, err := os.ReadDir(state)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if p := filepath.Join(state, e.Name()); p != o.path(o.Config.Paths.SSH) {
+			errs = append(errs, os.RemoveAll(p))
+		}
+	}
+	return errors.Join(append(errs, removeEmpty(state))...)
 }
 
 func removeEmpty(dir string) error {

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"banger/api"
 	"banger/internal/config"
@@ -131,6 +132,9 @@ func (o Options) check() error {
 		return api.Errorf(api.CodeUnsupported, "this host is not run by systemd").WithHint("banger starts its daemon by itself: banger run")
 	}
 	if o.Kind == User {
+		if o.Config.Paths.State == config.SystemState && there(config.SystemUnit) {
+			return api.Errorf(api.CodeConflict, "your daemon is run by units of this host already").WithHint("banger system status   (or first: sudo banger system uninstall)")
+		}
 		return nil
 	}
 	if os.Geteuid() != 0 {
@@ -221,6 +225,25 @@ func write(path string, text []byte, mode fs.FileMode) error {
 func remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	return nil
+}
+
+// settleTime is how long a host's devices may take: more than VMs should wait for them.
+const settleTime = 60 * time.Second
+
+// Settle waits until the devices that were found as the host booted are in place: a VM that was suspended under KVM cannot go on
+// before /dev/kvm is there. A host without udev has what it has.
+func Settle() error {
+	if !there("/run/udev/control") {
+		return nil
+	}
+	out, err := exec.Command("udevadm", "settle", fmt.Sprintf("--timeout=%d", int(settleTime.Seconds()))).CombinedOutput()
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("udevadm settle: %w: %s", err, bytes.TrimSpace(out))
 	}
 	return nil
 }

@@ -26,6 +26,10 @@ func suites() []suite {
 			command: inFolder("internal/hypervisor/firecracker"),
 		},
 		{
+			name: "system", tests: []string{"./test/system"}, env: []string{noSkip}, systemd: true,
+			command: inFolder("test/system"),
+		},
+		{
 			name: "disk-dmsnapshot", tests: []string{"./internal/disk/dmsnapshot"}, env: []string{noSkip},
 			command: inFolder("internal/disk/dmsnapshot"),
 		},

@@ -26,7 +26,7 @@ type jails struct {
 // CanJail asks for root: a jail is made of mknod, chown and a mount namespace.
 func (jails) CanJail() error {
 	if os.Geteuid() != 0 {
-		return api.Errorf(api.CodeDenied, "a jail for a VMM needs root").WithHint("banger run --hypervisor qemu")
+		return api.Errorf(api.CodeDenied, "a jail for a VMM needs root").WithHint("sudo banger system install   (or: banger run --hypervisor qemu)")
 	}
 	return nil
 }

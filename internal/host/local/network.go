@@ -32,7 +32,7 @@ const tunDevice = "/dev/net/tun"
 // CanBridge reports what is missing for bridged networks.
 func (networks) CanBridge() error {
 	if os.Geteuid() != 0 {
-		return api.Errorf(api.CodeDenied, "a bridge network needs root").WithHint("banger run --net user")
+		return api.Errorf(api.CodeDenied, "a bridge network needs root").WithHint("sudo banger system install   (or: banger run --net user)")
 	}
 	if _, err := os.Stat(tunDevice); err != nil {
 		return api.Errorf(api.CodeUnsupported, "this kernel has no taps: %w", err).WithHint("modprobe tun")

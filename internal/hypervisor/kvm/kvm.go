@@ -18,8 +18,9 @@ type Device struct {
 	cpuinfo string
 	path    string
 
-	look         sync.Once // guards reason and hint
-	reason, hint string
+	look   sync.Once // guards flags and unread
+	flags  []string
+	unread error
 }
 
 // New is this host's.
@@ -64,19 +65,24 @@ func (d *Device) closedToVMs() bool {
 // NestedHint is what would mend a KVM that is there and runs no guest.
 const NestedHint = "if this machine is itself a virtual one, switch on nested virtualisation for it in its hypervisor"
 
-// Obstacle is what can be seen to be missing without running anything, as a clause, and what would mend it; empty for nothing. It is
-// looked for once: reading /proc/cpuinfo disturbs every core.
-func (d *Device) Obstacle() (reason, hint string) {
-	d.look.Do(func() { d.reason, d.hint = d.obstacle() })
-	return d.reason, d.hint
+// cpu is what the CPU can do. It is read once: reading /proc/cpuinfo disturbs every core.
+func (d *Device) cpu() ([]string, error) {
+	d.look.Do(func() {
+		var b []byte
+		if b, d.unread = os.ReadFile(d.cpuinfo); d.unread == nil {
+			d.flags = cpuFlags(string(b))
+		}
+	})
+	return d.flags, d.unread
 }
 
-func (d *Device) obstacle() (reason, hint string) {
-	b, err := os.ReadFile(d.cpuinfo)
+// Obstacle is what can be seen to be missing without running anything, as a clause, and what would mend it; empty for nothing. It is
+// looked for each time: a module may be loaded, or a user be let in, while the daemon runs.
+func (d *Device) Obstacle() (reason, hint string) {
+	flags, err := d.cpu()
 	if err != nil {
 		return fmt.Sprintf("the CPU's features cannot be read: %v", err), ""
 	}
-	flags := cpuFlags(string(b))
 	vmx, svm := slices.Contains(flags, "vmx"), slices.Contains(flags, "svm")
 	f, err := os.OpenFile(d.path, os.O_RDWR, 0)
 	if err == nil {
