@@ -114,8 +114,8 @@ func assemble(ctx context.Context, cfg *config.Config, stdio IO, log *slog.Logge
 			DiskBytes: cfg.DiskSize, RootBytes: cfg.RootSize, Net: api.NetKind(cfg.Net), IdleSuspendMS: cfg.IdleSuspend.Milliseconds(),
 		},
 		ReadyTimeout: cfg.ReadyTimeout, StopTimeout: cfg.StopTimeout,
-		ShutdownSuspends: cfg.OnHostShutdown == "suspend", ShutdownTimeout: cfg.ShutdownTimeout,
-		PoolSize: cfg.Pool, PoolReserve: cfg.PoolReserve, PoolArmed: cfg.Explicit("pool"), Memory: o.Memory, SessionLog: cfg.SessionLog,
+		Shutdown: vm.Shutdown{Suspend: cfg.OnHostShutdown == "suspend", Timeout: cfg.ShutdownTimeout},
+		Clones:   vm.Clones{Size: cfg.Pool, Reserve: cfg.PoolReserve, Armed: cfg.Explicit("pool")}, Memory: o.Memory, SessionLog: cfg.SessionLog,
 		FileSync: cfg.FileSync, Home: cfg.Home,
 	}
 	if m.apart {

@@ -125,8 +125,8 @@ func (s *Server) wait(c *call) (api.WaitResult, error) {
 	return res, err
 }
 
-func (s *Server) stats(c *call) (api.VMStats, error)      { return s.VMs.Figures.Of(c.ctx, c.ref()) }
-func (s *Server) allStats(c *call) ([]api.VMStats, error) { return s.VMs.Figures.All(c.ctx) }
+func (s *Server) stats(c *call) (api.VMStats, error)      { return s.VMs.Stats.Of(c.ctx, c.ref()) }
+func (s *Server) allStats(c *call) ([]api.VMStats, error) { return s.VMs.Stats.All(c.ctx) }
 func (s *Server) ports(c *call) ([]api.Port, error)       { return s.VMs.Guests.Ports(c.ctx, c.ref()) }
 
 func (s *Server) prune(c *call) (api.PruneResult, error) {

@@ -13,19 +13,19 @@ import (
 
 // creates makes VMs, of nothing or of a snapshot.
 type creates struct {
-	store      *store.Store
-	records    *Records
-	locks      *vmLocks
-	operations *operation.Registry
-	specs      *specs
-	starts     *starts
-	bringUp    *bringUp
-	takes      *takes
-	snapshots  *Snapshots
-	removals   *removals
-	names      *names
-	paths      config.Paths
-	now        func() time.Time
+	store       *store.Store
+	records     *Records
+	locks       *vmLocks
+	operations  *operation.Registry
+	specs       *specs
+	start       func(ctx context.Context, op *operation.Operation, id string, want api.VMStart) error
+	makeHostKey func(ctx context.Context, vm api.VM) error
+	takes       *takes
+	snapshots   *Snapshots
+	remove      func(ctx context.Context, id string) error
+	newID       func() string
+	paths       config.Paths
+	now         func() time.Time
 	// giveUp has the pool give a clone up; false when it has none.
 	giveUp func(context.Context) (bool, error)
 }
@@ -52,7 +52,7 @@ func (cr *creates) Create(ctx context.Context, c api.VMCreate) (api.VM, *operati
 	if err != nil {
 		return api.VM{}, nil, false, err
 	}
-	vm := api.VM{ID: cr.names.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: spec, Git: c.Git, Pending: []string{}, CreatedAt: cr.now().UTC()}
+	vm := api.VM{ID: cr.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: spec, Git: c.Git, Pending: []string{}, CreatedAt: cr.now().UTC()}
 	if err := cr.specs.pinObjects(ctx, &vm); err != nil {
 		return api.VM{}, nil, false, err
 	}
@@ -80,9 +80,9 @@ func (cr *creates) startCreated(vm api.VM, created bool, c api.VMCreate) (api.VM
 	}
 	op := cr.operations.Start("vm.start", vm.ID, func(ctx context.Context, op *operation.Operation) error {
 		if created {
-			op.Undo("create", func(ctx context.Context) error { return cr.removals.remove(ctx, vm.ID) })
+			op.Undo("create", func(ctx context.Context) error { return cr.remove(ctx, vm.ID) })
 		}
-		return cr.starts.start(ctx, op, vm.ID, api.VMStart{Cold: c.Cold})
+		return cr.start(ctx, op, vm.ID, api.VMStart{Cold: c.Cold})
 	})
 	return vm, op, created, nil
 }

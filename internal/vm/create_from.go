@@ -29,7 +29,7 @@ func (cr *creates) createFrom(ctx context.Context, c api.VMCreate, request strin
 	}
 	defer unlock()
 	vm := api.VM{
-		ID: cr.names.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: snap.Spec,
+		ID: cr.newID(), Name: c.Name, ClientID: c.ClientID, State: api.StateStopped, Spec: snap.Spec,
 		Pending: []string{}, CreatedAt: cr.now().UTC(), Workspaces: slices.Clone(source.Workspaces), Git: source.Git,
 	}
 	if c.Git != nil {
@@ -62,7 +62,7 @@ func (cr *creates) createFrom(ctx context.Context, c api.VMCreate, request strin
 	unlockNew()
 	if err != nil {
 		if created {
-			err = errors.Join(err, cr.removals.remove(context.WithoutCancel(ctx), vm.ID))
+			err = errors.Join(err, cr.remove(context.WithoutCancel(ctx), vm.ID))
 		}
 		return fail(err)
 	}
@@ -77,7 +77,7 @@ func (cr *creates) fillFrom(ctx context.Context, vm api.VM, snap api.Snapshot, a
 	if err := cr.snapshots.layOn(ctx, vm, snap, at, p.FrozenNext()); err != nil {
 		return vm, err
 	}
-	if err := cr.bringUp.makeHostKey(ctx, vm); err != nil {
+	if err := cr.makeHostKey(ctx, vm); err != nil {
 		return vm, err
 	}
 	if err := errors.Join(os.Rename(p.FrozenNext(), p.Frozen()), durable.SyncDir(p.Dir)); err != nil {

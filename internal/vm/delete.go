@@ -19,19 +19,19 @@ import (
 
 // removals takes VMs away without a trace.
 type removals struct {
-	store      *store.Store
-	records    *Records
-	locks      *vmLocks
-	operations *operation.Registry
-	stops      *stops
-	snapshots  *Snapshots
-	uses       *uses
-	spare      *spareRoom
-	layers     *layer.Service
-	templates  *template.Service
-	knownHosts ssh.KnownHosts
-	paths      config.Paths
-	now        func() time.Time
+	store           *store.Store
+	records         *Records
+	locks           *vmLocks
+	operations      *operation.Registry
+	stops           *stops
+	forgetSnapshots func(ctx context.Context, vmID string) error
+	uses            *uses
+	spare           *spareRoom
+	layers          *layer.Service
+	templates       *template.Service
+	knownHosts      ssh.KnownHosts
+	paths           config.Paths
+	now             func() time.Time
 }
 
 // Delete removes a VM with its disks, snapshots, logs and pinned keys. One that runs or has snapshots is refused unless force
@@ -126,7 +126,7 @@ func (d *removals) removeOnce(ctx context.Context, id string, may func(api.VM) e
 		return errors.Join(err, <-forgotten)
 	}
 	d.uses.forget(id)
-	if err := d.snapshots.forgetOf(ctx, id); err != nil {
+	if err := d.forgetSnapshots(ctx, id); err != nil {
 		return errors.Join(fmt.Errorf("cannot remove the snapshots of VM %s: %w", vm.Name, err), <-forgotten)
 	}
 	if err := errors.Join(os.RemoveAll(d.paths.VM(id).Dir), <-forgotten); err != nil {

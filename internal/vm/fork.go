@@ -24,9 +24,9 @@ type forks struct {
 	points     *points
 	starts     *starts
 	bringUp    *bringUp
-	removals   *removals
+	remove     func(ctx context.Context, id string) error
 	knownHosts ssh.KnownHosts
-	names      *names
+	newID      func() string
 	paths      config.Paths
 	now        func() time.Time
 	// readyTimeout bounds the wait for a fork's guest.
@@ -67,7 +67,7 @@ func (f *forks) Fork(ctx context.Context, ref string, want api.VMFork) ([]api.VM
 
 // newFork is the record of a fork that is yet to be made.
 func (f *forks) newFork(source api.VM, name string, want api.VMFork) api.VM {
-	vm := api.VM{ID: f.names.newID(), Name: name, State: api.StateStarting, Spec: source.Spec, Pending: []string{}, CreatedAt: f.now().UTC()}
+	vm := api.VM{ID: f.newID(), Name: name, State: api.StateStarting, Spec: source.Spec, Pending: []string{}, CreatedAt: f.now().UTC()}
 	vm.Spec.AutoRemove, vm.Spec.Autostart = want.AutoRemove, false
 	vm.Spec.Labels = map[string]string{}
 	maps.Copy(vm.Spec.Labels, source.Spec.Labels)

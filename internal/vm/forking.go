@@ -36,7 +36,7 @@ type fork struct {
 func (k *fork) run(ctx context.Context) error {
 	k.op.SetResult(k.source.ID)
 	k.op.Undo("forks", func(ctx context.Context) error {
-		return k.each(0, func(n int) error { return k.removals.remove(ctx, k.vms[n].ID) })
+		return k.each(0, func(n int) error { return k.remove(ctx, k.vms[n].ID) })
 	})
 	for _, vm := range k.vms {
 		unlock, err := k.locks.Lock(ctx, vm.ID)

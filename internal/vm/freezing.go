@@ -59,7 +59,7 @@ func (pt *points) plan(ctx context.Context, vm api.VM, l *liveVM, dir string) (*
 	}
 	r := vm.Runtime
 	f := &freezing{points: pt, vm: vm, l: l, dir: dir, point: point{
-		Stamp: stamp, RootLayerID: pt.names.newID(), WorkLayerID: pt.names.newID(), RootTemplateID: r.RootTemplateID, WorkTemplateID: r.WorkTemplateID,
+		Stamp: stamp, RootLayerID: pt.newID(), WorkLayerID: pt.newID(), RootTemplateID: r.RootTemplateID, WorkTemplateID: r.WorkTemplateID,
 		RootFormat: b.Driver(r.RootLayerID).Format(), WorkFormat: b.Driver(r.WorkLayerID).Format(),
 		Spec: vm.Spec, ImageDigest: r.ImageDigest, KernelDigest: r.KernelDigest,
 	}}

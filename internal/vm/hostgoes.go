@@ -18,9 +18,9 @@ type HostPower struct {
 	records    *Records
 	operations *operation.Registry
 	powers     *powers
-	// shutdownSuspends says what becomes of VMs when the host goes down: suspended, or else stopped, within shutdownTimeout.
-	shutdownSuspends             bool
-	shutdownTimeout, stopTimeout time.Duration
+	shutdown   Shutdown
+	// stopTimeout bounds a guest's own shutdown where there is time for it.
+	stopTimeout time.Duration
 }
 
 // Down suspends or stops every VM that runs, side by side, as long as there is time: what cannot be suspended is stopped,
@@ -32,9 +32,9 @@ func (h *HostPower) Down(ctx context.Context) (*operation.Operation, error) {
 	}
 	return h.operations.Start("host.shutdown", "", func(ctx context.Context, op *operation.Operation) error {
 		// A third of the time is for those that did not do as they were asked.
-		first, cancel := context.WithTimeout(ctx, h.shutdownTimeout*2/3)
+		first, cancel := context.WithTimeout(ctx, h.shutdown.Timeout*2/3)
 		defer cancel()
-		last, cancel := context.WithTimeout(ctx, h.shutdownTimeout)
+		last, cancel := context.WithTimeout(ctx, h.shutdown.Timeout)
 		defer cancel()
 		var g errgroup.Group
 		g.SetLimit(atOnce)
@@ -60,7 +60,7 @@ func (h *HostPower) endFor(first, last context.Context, op *operation.Operation,
 		}},
 		{"kill", last, func(ctx context.Context) (*operation.Operation, error) { return h.powers.Kill(ctx, vm.ID) }},
 	}
-	if !h.shutdownSuspends {
+	if !h.shutdown.Suspend {
 		ways = ways[1:]
 	}
 	for _, w := range ways {

@@ -23,7 +23,8 @@ type idling struct {
 	store      *store.Store
 	locks      *vmLocks
 	operations *operation.Registry
-	suspends   *suspends
+	// suspendNow freezes a VM, called with its lock held.
+	suspendNow func(ctx context.Context, op *operation.Operation, id, why string) error
 	uses       *uses
 	now        func() time.Time
 }
@@ -55,7 +56,7 @@ func (i *idling) watch(ctx context.Context, l *liveVM) {
 	}
 }
 
-// policyChanged makes watchIdle look at the VM's record.
+// policyChanged makes idling look at the VM's record.
 func (l *liveVM) policyChanged() {
 	select {
 	case l.policy <- struct{}{}:
@@ -117,7 +118,7 @@ func (i *idling) suspend(ctx context.Context, l *liveVM) bool {
 	op := i.operations.Start("vm.suspend", l.id, func(ctx context.Context, op *operation.Operation) error {
 		defer unlock()
 		op.SetResult(l.id)
-		return i.suspends.suspend(ctx, op, l.id, whyIdle)
+		return i.suspendNow(ctx, op, l.id, whyIdle)
 	})
 	_, err := op.Wait(ctx)
 	return err == nil || api.CodeOf(err) == api.CodeCancelled

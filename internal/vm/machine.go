@@ -99,7 +99,7 @@ func guestOf(vm api.VM) network.Guest {
 }
 
 // backend is the one that a VM was created with. A VM of one that this daemon does not know is refused by
-// machineOf, and its files are deleted as any are.
+// of, and its files are deleted as any are.
 func (ms *machines) backend(vm api.VM) backend.Backend {
 	b, err := ms.backends.Get(vm.Spec.Hypervisor)
 	if err != nil {
@@ -156,10 +156,4 @@ func (ms *machines) makeDirs(vm api.VM) error {
 		return nil
 	}
 	return ms.host.Give(p.Private(), vm.Runtime.UID)
-}
-
-// removeSockets removes what an ended VMM left, so that nobody connects to nothing.
-func (ms *machines) removeSockets(vm api.VM) {
-	p := ms.paths.VM(vm.ID)
-	removeFiles(p.ControlSocket(), p.AgentSocket(), p.NetSocket())
 }

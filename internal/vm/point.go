@@ -53,7 +53,7 @@ type points struct {
 	machines *machines
 	layers   *layer.Service
 	chains   *chains
-	names    *names
+	newID    func() string
 	alive    func(id string) (*liveVM, bool)
 	paths    config.Paths
 	log      *slog.Logger

@@ -13,23 +13,24 @@ import (
 
 // Pool keeps clones that nobody has a name for, so that a start need not make one.
 type Pool struct {
-	store      *store.Store
-	records    *Records
-	locks      *vmLocks
-	operations *operation.Registry
-	queue      *queue
-	specs      *specs
-	machines   *machines
-	vmms       *vmms
-	bringUp    *bringUp
-	starts     *starts
-	removals   *removals
-	templates  *template.Service
-	names      *names
-	life       *background
-	log        *slog.Logger
-	now        func() time.Time
-	memory     func() template.Memory
+	store        *store.Store
+	records      *Records
+	locks        *vmLocks
+	operations   *operation.Registry
+	queue        *queue
+	specs        *specs
+	templateWant func(ctx context.Context, vm api.VM) (template.Want, error)
+	vmms         *vmms
+	bringUp      *bringUp
+	starts       *starts
+	// removeVM removes any VM.
+	removeVM  func(ctx context.Context, id string) error
+	templates *template.Service
+	newID     func() string
+	life      *background
+	log       *slog.Logger
+	now       func() time.Time
+	memory    func() template.Memory
 	// size is how many clones there should be, reserve how many bytes of the host's memory they leave alone (0: an eighth).
 	size    int
 	reserve int64

@@ -49,7 +49,7 @@ func (p *Pool) kind(ctx context.Context) (k poolKind, found bool, err error) {
 	if err := p.specs.pinObjects(ctx, &k.vm); err != nil || k.vm.Runtime.ImageDigest == "" || k.vm.Runtime.KernelDigest == "" {
 		return k, false, nil //nolint:nilerr // likewise
 	}
-	if k.want, err = p.machines.templateWant(ctx, k.vm); err != nil {
+	if k.want, err = p.templateWant(ctx, k.vm); err != nil {
 		return k, false, err
 	}
 	k.base, found, err = p.templates.Get(ctx, k.want)
@@ -59,7 +59,7 @@ func (p *Pool) kind(ctx context.Context) (k poolKind, found bool, err error) {
 // fillOne makes one clone and returns when it may be taken.
 func (p *Pool) fillOne(ctx context.Context, k poolKind) error {
 	vm := api.VM{
-		ID: p.names.newID(), State: api.StatePooled, Spec: k.vm.Spec, Pending: []string{}, CreatedAt: p.now().UTC(),
+		ID: p.newID(), State: api.StatePooled, Spec: k.vm.Spec, Pending: []string{}, CreatedAt: p.now().UTC(),
 	}
 	vm.Name = "~" + vm.ID // no user can give a name like this
 	vm.Runtime.ImageDigest, vm.Runtime.KernelDigest = k.vm.Runtime.ImageDigest, k.vm.Runtime.KernelDigest

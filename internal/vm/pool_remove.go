@@ -62,7 +62,7 @@ func (p *Pool) remove(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return p.removals.remove(ctx, id)
+	return p.removeVM(ctx, id)
 }
 
 // drain removes the clones that pass, and waits for another start before it makes new ones.

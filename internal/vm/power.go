@@ -10,6 +10,31 @@ import (
 	"banger/internal/store"
 )
 
+// powers is a VM's switches: each call finds the VM, takes its lock and has the part that owns the work do it.
+type powers struct {
+	store      *store.Store
+	records    *Records
+	locks      *vmLocks
+	operations *operation.Registry
+	start      func(ctx context.Context, op *operation.Operation, id string, want api.VMStart) error
+	stops      *stops
+	suspends   *suspends
+	remove     func(ctx context.Context, id string) error
+	alive      func(id string) (*liveVM, bool)
+	now        func() time.Time
+}
+
+// Start brings a stopped VM up, and lets a suspended one go on. One that runs already is left as it is.
+func (w *powers) Start(ctx context.Context, ref string, want api.VMStart) (*operation.Operation, error) {
+	vm, err := w.records.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	return w.operations.Start("vm.start", vm.ID, func(ctx context.Context, op *operation.Operation) error {
+		return w.start(ctx, op, vm.ID, want)
+	}), nil
+}
+
 // Stop asks the guest to sync and power off, and forces it after timeout (0: the default). A suspended VM
 // is thawed for that. A stopped VM is no error.
 func (w *powers) Stop(ctx context.Context, ref string, timeout time.Duration) (*operation.Operation, error) {
@@ -21,7 +46,7 @@ func (w *powers) Stop(ctx context.Context, ref string, timeout time.Duration) (*
 	return w.operations.Start("vm.stop", vm.ID, func(ctx context.Context, op *operation.Operation) error {
 		op.SetResult(vm.ID)
 		if vm.State == api.StateSuspended {
-			if err := w.starts.start(ctx, op, vm.ID, api.VMStart{}); err != nil {
+			if err := w.start(ctx, op, vm.ID, api.VMStart{}); err != nil {
 				return err
 			}
 		}
@@ -57,7 +82,7 @@ func (w *powers) autoRemove(ctx context.Context, op *operation.Operation, vm api
 	if !vm.Spec.AutoRemove {
 		return nil
 	}
-	return op.Step(ctx, "remove", func(ctx context.Context) error { return w.removals.remove(ctx, vm.ID) })
+	return op.Step(ctx, "remove", func(ctx context.Context) error { return w.remove(ctx, vm.ID) })
 }
 
 // Restart stops a VM if it runs, and starts it.
@@ -70,32 +95,7 @@ func (w *powers) Restart(ctx context.Context, ref string, timeout time.Duration)
 		if err := w.locks.with(ctx, vm.ID, func() error { return w.stops.stop(ctx, op, vm.ID, timeout) }); err != nil {
 			return err
 		}
-		return w.starts.start(ctx, op, vm.ID, api.VMStart{})
-	}), nil
-}
-
-// powers is a VM's switches: each call finds the VM, takes its lock and has the part that owns the work do it.
-type powers struct {
-	store      *store.Store
-	records    *Records
-	locks      *vmLocks
-	operations *operation.Registry
-	starts     *starts
-	stops      *stops
-	suspends   *suspends
-	removals   *removals
-	alive      func(id string) (*liveVM, bool)
-	now        func() time.Time
-}
-
-// Start brings a stopped VM up, and lets a suspended one go on. One that runs already is left as it is.
-func (w *powers) Start(ctx context.Context, ref string, want api.VMStart) (*operation.Operation, error) {
-	vm, err := w.records.Get(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	return w.operations.Start("vm.start", vm.ID, func(ctx context.Context, op *operation.Operation) error {
-		return w.starts.start(ctx, op, vm.ID, want)
+		return w.start(ctx, op, vm.ID, api.VMStart{})
 	}), nil
 }
 

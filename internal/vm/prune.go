@@ -12,11 +12,12 @@ import (
 
 // Objects removes what VMs stand on, images, kernels and templates, where none does; and builds templates ahead.
 type Objects struct {
-	store     *store.Store
-	records   *Records
-	specs     *specs
-	machines  *machines
-	removals  *removals
+	store        *store.Store
+	records      *Records
+	specs        *specs
+	templateWant func(ctx context.Context, vm api.VM) (template.Want, error)
+	// removeIf removes a VM unless may refuses it.
+	removeIf  func(ctx context.Context, id string, may func(api.VM) error) error
 	pool      *Pool
 	images    *image.Service
 	templates *template.Service
@@ -120,7 +121,7 @@ func (o *Objects) inUse(ctx context.Context, digestOf func(api.VMRuntime) string
 
 // pruneOne removes a VM if it is still stopped.
 func (o *Objects) pruneOne(ctx context.Context, id string) error {
-	return o.removals.removeIf(ctx, id, func(vm api.VM) error {
+	return o.removeIf(ctx, id, func(vm api.VM) error {
 		if vm.State != api.StateStopped || len(vm.Snapshots) > 0 {
 			return api.Errorf(api.CodeConflict, "VM %s is in use again", vm.Name)
 		}

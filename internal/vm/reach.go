@@ -18,7 +18,7 @@ type Guests struct {
 	records    *Records
 	operations *operation.Registry
 	vmms       *vmms
-	starts     *starts
+	start      func(ctx context.Context, op *operation.Operation, id string, want api.VMStart) error
 	mains      *mains
 	uses       *uses
 	life       *background
@@ -89,7 +89,7 @@ func (g *Guests) awake(ctx context.Context, vm api.VM, old bool) (api.VM, *liveV
 func (g *Guests) wake(ctx context.Context, vm api.VM) error {
 	op := g.uses.wake(vm.ID, func() *operation.Operation {
 		return g.operations.Start("vm.start", vm.ID, func(ctx context.Context, op *operation.Operation) error {
-			return g.starts.start(ctx, op, vm.ID, api.VMStart{})
+			return g.start(ctx, op, vm.ID, api.VMStart{})
 		})
 	})
 	if _, err := op.Wait(ctx); err != nil {

@@ -12,17 +12,17 @@ import (
 
 // reactions is what is done about a VMM that tells of something, or has ended.
 type reactions struct {
-	records  *Records
-	locks    *vmLocks
-	vmms     *vmms
-	bringUp  *bringUp
-	stops    *stops
-	removals *removals
-	pool     *Pool
-	spare    *spareRoom
-	paths    config.Paths
-	log      *slog.Logger
-	now      func() time.Time
+	records *Records
+	locks   *vmLocks
+	vmms    *vmms
+	bringUp *bringUp
+	stops   *stops
+	remove  func(ctx context.Context, id string) error
+	pool    *Pool
+	spare   *spareRoom
+	paths   config.Paths
+	log     *slog.Logger
+	now     func() time.Time
 }
 
 func (x *reactions) happened(ctx context.Context, l *liveVM, e hypervisor.Event) {
@@ -76,7 +76,7 @@ func (x *reactions) ended(ctx context.Context, l *liveVM) {
 	case vm.State == api.StatePooled:
 		x.pool.throwAway(l.id)
 	case vm.Spec.AutoRemove:
-		if err := x.removals.remove(ctx, l.id); err != nil {
+		if err := x.remove(ctx, l.id); err != nil {
 			x.log.Error("cannot remove an ended VM", "vm", l.id, "error", err)
 		}
 	}

@@ -27,7 +27,7 @@ type reconciler struct {
 	points    *points
 	bringUp   *bringUp
 	stops     *stops
-	removals  *removals
+	remove    func(ctx context.Context, id string) error
 	snapshots *Snapshots
 	pool      *Pool
 	logs      *Logs
@@ -67,7 +67,7 @@ func (c *reconciler) Reconcile(ctx context.Context) error {
 func (c *reconciler) one(ctx context.Context, vm api.VM) error {
 	p := c.paths.VM(vm.ID)
 	if vm.Runtime.Forking && vm.State != api.StateSuspended && !exists(p.Frozen()) { // it has never been anybody
-		return c.removals.remove(ctx, vm.ID)
+		return c.remove(ctx, vm.ID)
 	}
 	switch vm.State {
 	case api.StateStopped:
@@ -77,7 +77,7 @@ func (c *reconciler) one(ctx context.Context, vm api.VM) error {
 		// A restore was cut off before its record, or the making of a VM from a snapshot before its.
 		return c.locks.with(ctx, vm.ID, func() error { return errors.Join(c.snapshots.completeRestore(ctx, vm), c.gone(ctx, vm)) })
 	case api.StateDeleting:
-		return c.removals.remove(ctx, vm.ID)
+		return c.remove(ctx, vm.ID)
 	case api.StatePooled:
 		return c.pool.reconcile(ctx, vm)
 	case api.StateSuspended: // recorded, so the state is complete: only the VMM's end may be missing
@@ -102,7 +102,7 @@ func (c *reconciler) one(ctx context.Context, vm api.VM) error {
 			c.bringUp.again(adopted)
 		}
 	case err == nil && vm.Spec.AutoRemove && !exists(c.paths.VM(vm.ID).Frozen()): // a suspended one goes on one day
-		return c.removals.remove(ctx, vm.ID)
+		return c.remove(ctx, vm.ID)
 	}
 	return err
 }

@@ -30,7 +30,7 @@ type imageSaves struct {
 	network    *network.Network
 	images     *image.Service
 	layers     *layer.Service
-	names      *names
+	newID      func() string
 	paths      config.Paths
 	admit      func(ctx context.Context, memoryBytes int64, count int) error
 	// uid is what the VMMs run under that belong to no VM, readyTimeout bounds the wait for their guests.
@@ -102,7 +102,7 @@ func (k *saving) makeFork(ctx context.Context) (err error) {
 	if err := k.locks.with(ctx, k.source.ID, func() error { return k.freeze(ctx) }); err != nil {
 		return err
 	}
-	k.fork = api.VM{ID: k.names.newID(), Spec: k.point.Spec}
+	k.fork = api.VM{ID: k.newID(), Spec: k.point.Spec}
 	k.fork.Name = "save-" + k.fork.ID
 	r := &k.fork.Runtime
 	r.ImageDigest, r.KernelDigest, r.UID = k.point.ImageDigest, k.point.KernelDigest, k.uid

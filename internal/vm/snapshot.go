@@ -29,11 +29,11 @@ type Snapshots struct {
 	operations *operation.Registry
 	machines   *machines
 	points     *points
-	stops      *stops
+	kill       func(ctx context.Context, id, reason string) error
 	spare      *spareRoom
 	layers     *layer.Service
 	templates  *template.Service
-	names      *names
+	newID      func() string
 	paths      config.Paths
 	now        func() time.Time
 	// start lets a VM go on that has been put back; forgetMain removes what its main command wrote.
@@ -128,7 +128,7 @@ func (sn *Snapshots) take(ctx context.Context, op *operation.Operation, id, name
 	if err := snapshotable(vm, name); err != nil {
 		return api.Snapshot{}, err
 	}
-	snap := api.Snapshot{ID: sn.names.newID(), Name: name, VMID: id, Spec: vm.Spec, Main: vm.Main, CreatedAt: sn.now().UTC()}
+	snap := api.Snapshot{ID: sn.newID(), Name: name, VMID: id, Spec: vm.Spec, Main: vm.Main, CreatedAt: sn.now().UTC()}
 	snap.Spec.Labels, snap.Spec.AutoRemove, snap.Spec.Autostart, snap.Spec.IdleSuspendMS = map[string]string{}, false, false, 0
 	dir, final := sn.paths.SnapshotNew(snap.ID), sn.paths.Snapshot(snap.ID)
 	if err := errors.Join(os.MkdirAll(sn.paths.Snapshots(), 0o700), os.Mkdir(dir, 0o700)); err != nil {

@@ -84,7 +84,7 @@ func (sn *Snapshots) restore(ctx context.Context, op *operation.Operation, id, n
 	}
 	return op.Step(context.WithoutCancel(ctx), "restore", func(ctx context.Context) error {
 		op.Reached("prepared")
-		if err := sn.stops.kill(ctx, id, "restored"); err != nil {
+		if err := sn.kill(ctx, id, "restored"); err != nil {
 			return errors.Join(err, sn.takeBack(ctx, then, p.FrozenNext()))
 		}
 		op.Reached("killed")
@@ -238,7 +238,7 @@ func sayShape(op *operation.Operation, was, is api.VMSpec) {
 // lieOn makes a VM's record one whose disks, yet to be made, lie on a snapshot. Their names are new ones: the VM may
 // have disks on the same layers already.
 func (sn *Snapshots) lieOn(vm *api.VM, snap api.Snapshot) {
-	r, p, mark := &vm.Runtime, sn.paths.VM(vm.ID), sn.names.newID()
+	r, p, mark := &vm.Runtime, sn.paths.VM(vm.ID), sn.newID()
 	r.SystemOverlay, r.WorkDiskPath = p.RootTop(mark), p.WorkTop(mark)
 	r.RootLayerID, r.WorkLayerID = snap.RootLayerID, snap.WorkLayerID
 	r.RootTemplateID, r.WorkTemplateID = snap.RootTemplateID, snap.WorkTemplateID

@@ -23,26 +23,28 @@ import (
 
 // starts brings VMs up.
 type starts struct {
-	host      host.Host
-	store     *store.Store
-	records   *Records
-	locks     *vmLocks
-	machines  *machines
-	vmms      *vmms
-	points    *points
-	chains    *chains
-	bringUp   *bringUp
-	stops     *stops
-	suspends  *suspends
-	snapshots *Snapshots
-	queue     *queue
-	network   *network.Network
-	images    *image.Service
-	templates *template.Service
-	paths     config.Paths
-	log       *slog.Logger
-	now       func() time.Time
-	memory    func() template.Memory
+	host     host.Host
+	store    *store.Store
+	records  *Records
+	locks    *vmLocks
+	machines *machines
+	vmms     *vmms
+	bringUp  *bringUp
+	stops    *stops
+	suspends *suspends
+	// completeRestore completes a restore that was cut off, flattenLater makes long chains of layers short, dropUnused removes disks
+	// that nobody has used.
+	completeRestore func(ctx context.Context, vm api.VM) error
+	flattenLater    func(id string, least int)
+	dropUnused      func(ctx context.Context, vm api.VM) error
+	queue           *queue
+	network         *network.Network
+	images          *image.Service
+	templates       *template.Service
+	paths           config.Paths
+	log             *slog.Logger
+	now             func() time.Time
+	memory          func() template.Memory
 	// giveUp has the pool give a clone up; false when it has none.
 	giveUp func(context.Context) (bool, error)
 	// readyTimeout bounds the wait for a guest's agent.
@@ -82,7 +84,7 @@ func (st *starts) startLocked(ctx context.Context, op *operation.Operation, id s
 		return false, api.Errorf(api.CodeConflict, "VM %s is being deleted", vm.Name)
 	}
 	if vm.Runtime.Restoring {
-		if err := st.snapshots.completeRestore(context.WithoutCancel(ctx), vm); err != nil {
+		if err := st.completeRestore(context.WithoutCancel(ctx), vm); err != nil {
 			return false, err
 		}
 	}
@@ -311,7 +313,7 @@ func (b *boot) personalise(ctx context.Context) error {
 // ready waits for the agent's word that the guest is up.
 func (b *boot) ready(ctx context.Context) error {
 	if onLayers(b.vm) {
-		b.chains.later(b.vm.ID, mustShorten)
+		b.flattenLater(b.vm.ID, mustShorten)
 	}
 	return b.bounded(ctx, func(ctx context.Context) error { return b.bringUp.waitReady(ctx, b.live) })
 }
@@ -353,7 +355,7 @@ func (b *boot) failed(ctx context.Context) error {
 	}
 	vm, err := b.stops.stopped(ctx, b.vm.ID, "start failed", failure)
 	if err == nil {
-		err = b.points.dropUnused(ctx, vm)
+		err = b.dropUnused(ctx, vm)
 	}
 	if err == nil && exists(b.paths.VM(vm.ID).Frozen()) && b.vm.State == api.StateSuspended {
 		err = b.stillSuspended(ctx, failure)

@@ -15,8 +15,8 @@ import (
 // statsTime bounds what a guest may take to give its own figures: a hung one must not hang the list.
 const statsTime = time.Second
 
-// Figures is what VMs use.
-type Figures struct {
+// Stats is what VMs use.
+type Stats struct {
 	records *Records
 	host    host.Host
 	alive   func(id string) (*liveVM, bool)
@@ -24,17 +24,17 @@ type Figures struct {
 }
 
 // Of is what one VM uses now. A stopped one uses disk only.
-func (f *Figures) Of(ctx context.Context, ref string) (api.VMStats, error) {
-	vm, err := f.records.Get(ctx, ref)
+func (s *Stats) Of(ctx context.Context, ref string) (api.VMStats, error) {
+	vm, err := s.records.Get(ctx, ref)
 	if err != nil {
 		return api.VMStats{}, err
 	}
-	return f.statsOf(ctx, vm), nil
+	return s.statsOf(ctx, vm), nil
 }
 
 // All is what every running VM uses now, all asked at once.
-func (f *Figures) All(ctx context.Context) ([]api.VMStats, error) {
-	vms, err := f.records.List(ctx, []string{"state=running"})
+func (s *Stats) All(ctx context.Context) ([]api.VMStats, error) {
+	vms, err := s.records.List(ctx, []string{"state=running"})
 	if err != nil {
 		return nil, err
 	}
@@ -43,20 +43,20 @@ func (f *Figures) All(ctx context.Context) ([]api.VMStats, error) {
 	all.SetLimit(32)
 	for i, vm := range vms {
 		all.Go(func() error {
-			out[i] = f.statsOf(ctx, vm)
+			out[i] = s.statsOf(ctx, vm)
 			return nil
 		})
 	}
 	return out, all.Wait()
 }
 
-func (f *Figures) statsOf(ctx context.Context, vm api.VM) api.VMStats {
-	st := api.VMStats{VMID: vm.ID, Name: vm.Name, At: f.now().UTC(), DiskUsedBytes: used(vm.Runtime.SystemOverlay) + used(vm.Runtime.WorkDiskPath)}
-	l, alive := f.alive(vm.ID)
+func (s *Stats) statsOf(ctx context.Context, vm api.VM) api.VMStats {
+	st := api.VMStats{VMID: vm.ID, Name: vm.Name, At: s.now().UTC(), DiskUsedBytes: used(vm.Runtime.SystemOverlay) + used(vm.Runtime.WorkDiskPath)}
+	l, alive := s.alive(vm.ID)
 	if !alive {
 		return st
 	}
-	if u, err := f.host.Usage(l.instance.Process()); err == nil {
+	if u, err := s.host.Usage(l.instance.Process()); err == nil {
 		st.CPUMS, st.RSSBytes = u.CPU.Milliseconds(), u.RSSBytes
 	}
 	ctx, cancel := context.WithTimeout(ctx, statsTime)

@@ -18,14 +18,13 @@ import (
 
 // stops ends what runs for a VM, and takes from the host all that it holds besides its files.
 type stops struct {
-	store    *store.Store
-	records  *Records
-	machines *machines
-	vmms     *vmms
-	network  *network.Network
-	paths    config.Paths
-	log      *slog.Logger
-	now      func() time.Time
+	store   *store.Store
+	records *Records
+	vmms    *vmms
+	network *network.Network
+	paths   config.Paths
+	log     *slog.Logger
+	now     func() time.Time
 	// stopTimeout bounds a guest's own shutdown where nobody says otherwise.
 	stopTimeout time.Duration
 }
@@ -141,7 +140,7 @@ func (t *stops) letGo(ctx context.Context, vm api.VM) error {
 	if err := t.vmms.handles.Clear(vm.ID); err != nil {
 		return err
 	}
-	t.machines.removeSockets(vm)
+	t.removeSockets(vm)
 	return nil
 }
 
@@ -151,4 +150,10 @@ func (t *stops) detachNetwork(ctx context.Context, vm api.VM) error {
 		return nil
 	}
 	return t.network.Detach(ctx, guestOf(vm))
+}
+
+// removeSockets removes what an ended VMM left, so that nobody connects to nothing.
+func (t *stops) removeSockets(vm api.VM) {
+	p := t.paths.VM(vm.ID)
+	removeFiles(p.ControlSocket(), p.AgentSocket(), p.NetSocket())
 }

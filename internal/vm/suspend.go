@@ -67,7 +67,7 @@ type suspends struct {
 	records  *Records
 	machines *machines
 	vmms     *vmms
-	stops    *stops
+	kill     func(ctx context.Context, id, reason string) error
 	uses     *uses
 	paths    config.Paths
 	now      func() time.Time
@@ -133,7 +133,7 @@ func (z *suspends) suspend(ctx context.Context, op *operation.Operation, id, why
 	}
 	op.Reached("recorded")
 	l.ends.Store(api.Errorf(api.CodeConflict, "VM %s was suspended, which has cut this call off", vm.Name).WithHint("banger vm start %s", vm.Name))
-	return z.stops.kill(ctx, id, why)
+	return z.kill(ctx, id, why)
 }
 
 var errInUse = api.Errorf(api.CodeCancelled, "the VM is in use again")

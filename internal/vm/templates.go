@@ -46,7 +46,7 @@ func (o *Objects) BuildTemplate(ctx context.Context, op *operation.Operation, sp
 	}
 	vm.Runtime.ImageDigest, vm.Runtime.KernelDigest = img.Digest, k.Digest
 	vm.Spec.RootBytes = max(or(vm.Spec.RootBytes, defaultRootBytes), img.SizeBytes)
-	w, err := o.machines.templateWant(ctx, vm)
+	w, err := o.templateWant(ctx, vm)
 	if err != nil {
 		return api.Template{}, err
 	}

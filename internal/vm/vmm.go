@@ -35,7 +35,7 @@ type liveVM struct {
 	ends atomic.Pointer[api.Error]
 	// clock starts the keeper of the guest's clock once.
 	clock sync.Once
-	// policy wakes watchIdle; holds one.
+	// policy wakes idling.watch; holds one.
 	policy chan struct{}
 }
 

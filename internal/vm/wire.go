@@ -1,8 +1,6 @@
 package vm
 
-import (
-	"banger/api"
-)
+import "banger/api"
 
 // New makes the service; Reconcile must run before anything else is asked of it.
 //
@@ -22,12 +20,13 @@ func New(o Options) *Service {
 	logs := &Logs{records: records, paths: o.Paths, log: o.Log, running: vmms.ids}
 	spare := &spareRoom{paths: o.Paths, log: o.Log}
 	chains := &chains{
-		store: o.Store, records: records, locks: locks, machines: machines, layers: o.Layers, images: o.Images, alive: vmms.alive,
-		life: life, paths: o.Paths, log: o.Log, now: o.Now, flattenings: map[string]*flattening{}, flattenDue: map[string]bool{},
+		store: o.Store, records: records, locks: locks, machines: machines, layers: o.Layers, images: o.Images,
+		alive: vmms.alive, life: life, paths: o.Paths, log: o.Log, now: o.Now,
+		flattenings: map[string]*flattening{}, flattenDue: map[string]bool{},
 	}
 	points := &points{
-		host: o.Host, store: o.Store, records: records, machines: machines, layers: o.Layers, chains: chains, names: names,
-		alive: vmms.alive, paths: o.Paths, log: o.Log, now: o.Now,
+		host: o.Host, store: o.Store, records: records, machines: machines, layers: o.Layers, chains: chains,
+		newID: names.newID, alive: vmms.alive, paths: o.Paths, log: o.Log, now: o.Now,
 	}
 	specs := &specs{
 		backends: o.Backends, images: o.Images, network: o.Network, names: names, paths: o.Paths, defaults: o.Defaults,
@@ -40,46 +39,52 @@ func New(o Options) *Service {
 		readyTimeout: o.ReadyTimeout, fileSync: o.FileSync, home: o.Home,
 	}
 	stops := &stops{
-		store: o.Store, records: records, machines: machines, vmms: vmms, network: o.Network, paths: o.Paths, log: o.Log, now: o.Now,
+		store: o.Store, records: records, vmms: vmms, network: o.Network, paths: o.Paths, log: o.Log, now: o.Now,
 		stopTimeout: o.StopTimeout,
 	}
 	snapshots := &Snapshots{
-		store: o.Store, records: records, locks: locks, operations: o.Operations, machines: machines, points: points, stops: stops,
-		spare: spare, layers: o.Layers, templates: o.Templates, names: names, paths: o.Paths, now: o.Now, forgetMain: mains.forget,
+		store: o.Store, records: records, locks: locks, operations: o.Operations, machines: machines, points: points,
+		kill: stops.kill, spare: spare, layers: o.Layers, templates: o.Templates, newID: names.newID, paths: o.Paths,
+		now: o.Now, forgetMain: mains.forget,
 	}
 	removals := &removals{
-		store: o.Store, records: records, locks: locks, operations: o.Operations, stops: stops, snapshots: snapshots, uses: uses,
-		spare: spare, layers: o.Layers, templates: o.Templates, knownHosts: o.KnownHosts, paths: o.Paths, now: o.Now,
+		store: o.Store, records: records, locks: locks, operations: o.Operations, stops: stops,
+		forgetSnapshots: snapshots.forgetOf, uses: uses, spare: spare, layers: o.Layers, templates: o.Templates,
+		knownHosts: o.KnownHosts, paths: o.Paths, now: o.Now,
 	}
 	suspends := &suspends{
-		store: o.Store, records: records, machines: machines, vmms: vmms, stops: stops, uses: uses, paths: o.Paths, now: o.Now,
+		store: o.Store, records: records, machines: machines, vmms: vmms, kill: stops.kill, uses: uses, paths: o.Paths,
+		now: o.Now,
 	}
-	queue := &queue{now: o.Now, wake: make(chan struct{}, 1), armed: o.PoolArmed}
+	queue := &queue{now: o.Now, wake: make(chan struct{}, 1), armed: o.Clones.Armed}
 	starts := &starts{
-		host: o.Host, store: o.Store, records: records, locks: locks, machines: machines, vmms: vmms, points: points, chains: chains,
-		bringUp: bringUp, stops: stops, suspends: suspends, snapshots: snapshots, queue: queue, network: o.Network, images: o.Images,
-		templates: o.Templates, paths: o.Paths, log: o.Log, now: o.Now, memory: o.Memory, readyTimeout: o.ReadyTimeout,
+		host: o.Host, store: o.Store, records: records, locks: locks, machines: machines, vmms: vmms,
+		dropUnused: points.dropUnused, flattenLater: chains.later, bringUp: bringUp, stops: stops, suspends: suspends,
+		completeRestore: snapshots.completeRestore, queue: queue, network: o.Network, images: o.Images, templates: o.Templates,
+		paths: o.Paths, log: o.Log, now: o.Now, memory: o.Memory, readyTimeout: o.ReadyTimeout,
 	}
 	pool := &Pool{
-		store: o.Store, records: records, locks: locks, operations: o.Operations, queue: queue, specs: specs, machines: machines,
-		vmms: vmms, bringUp: bringUp, starts: starts, removals: removals, templates: o.Templates, names: names, life: life,
-		log: o.Log, now: o.Now, memory: o.Memory, size: o.PoolSize, reserve: o.PoolReserve,
+		store: o.Store, records: records, locks: locks, operations: o.Operations, queue: queue, specs: specs,
+		templateWant: machines.templateWant, vmms: vmms, bringUp: bringUp, starts: starts, removeVM: removals.remove,
+		templates: o.Templates, newID: names.newID, life: life, log: o.Log, now: o.Now, memory: o.Memory, size: o.Clones.Size,
+		reserve: o.Clones.Reserve,
 	}
 	takes := &takes{
 		host: o.Host, store: o.Store, records: records, locks: locks, operations: o.Operations, queue: queue, bringUp: bringUp,
 		network: o.Network, knownHosts: o.KnownHosts, names: names, alive: vmms.alive, log: o.Log, now: o.Now,
-		throwAway: pool.throwAway, size: o.PoolSize,
+		throwAway: pool.throwAway, size: o.Clones.Size,
 	}
 	idling := &idling{
-		host: o.Host, store: o.Store, locks: locks, operations: o.Operations, suspends: suspends, uses: uses, now: o.Now,
+		host: o.Host, store: o.Store, locks: locks, operations: o.Operations, suspendNow: suspends.suspend, uses: uses,
+		now: o.Now,
 	}
 	reactions := &reactions{
-		records: records, locks: locks, vmms: vmms, bringUp: bringUp, stops: stops, removals: removals, pool: pool, spare: spare,
-		paths: o.Paths, log: o.Log, now: o.Now,
+		records: records, locks: locks, vmms: vmms, bringUp: bringUp, stops: stops, remove: removals.remove, pool: pool,
+		spare: spare, paths: o.Paths, log: o.Log, now: o.Now,
 	}
 	powers := &powers{
-		store: o.Store, records: records, locks: locks, operations: o.Operations, starts: starts, stops: stops, suspends: suspends,
-		removals: removals, alive: vmms.alive, now: o.Now,
+		store: o.Store, records: records, locks: locks, operations: o.Operations, start: starts.start, stops: stops,
+		suspends: suspends, remove: removals.remove, alive: vmms.alive, now: o.Now,
 	}
 
 	vmms.happened, vmms.ended, vmms.watchIdle = reactions.happened, reactions.ended, idling.watch
@@ -89,8 +94,9 @@ func New(o Options) *Service {
 
 	return &Service{
 		creates: &creates{
-			store: o.Store, records: records, locks: locks, operations: o.Operations, specs: specs, starts: starts, bringUp: bringUp,
-			takes: takes, snapshots: snapshots, removals: removals, names: names, paths: o.Paths, now: o.Now, giveUp: pool.giveUp,
+			store: o.Store, records: records, locks: locks, operations: o.Operations, specs: specs, start: starts.start,
+			makeHostKey: bringUp.makeHostKey, takes: takes, snapshots: snapshots, remove: removals.remove, newID: names.newID,
+			paths: o.Paths, now: o.Now, giveUp: pool.giveUp,
 		},
 		powers: powers,
 		changes: &changes{
@@ -98,36 +104,35 @@ func New(o Options) *Service {
 			images: o.Images, layers: o.Layers, alive: vmms.alive, paths: o.Paths,
 		},
 		forks: &forks{
-			store: o.Store, records: records, locks: locks, operations: o.Operations, specs: specs, machines: machines, points: points,
-			starts: starts, bringUp: bringUp, removals: removals, knownHosts: o.KnownHosts, names: names, paths: o.Paths, now: o.Now,
-			readyTimeout: o.ReadyTimeout,
+			store: o.Store, records: records, locks: locks, operations: o.Operations, specs: specs, machines: machines,
+			points: points, starts: starts, bringUp: bringUp, remove: removals.remove, knownHosts: o.KnownHosts,
+			newID: names.newID, paths: o.Paths, now: o.Now, readyTimeout: o.ReadyTimeout,
 		},
 		removals: removals,
 		imageSaves: &imageSaves{
-			store: o.Store, records: records, locks: locks, operations: o.Operations, specs: specs, machines: machines, points: points,
-			network: o.Network, images: o.Images, layers: o.Layers, names: names, paths: o.Paths, admit: starts.admit,
-			uid: o.Templates.UID, readyTimeout: o.ReadyTimeout,
+			store: o.Store, records: records, locks: locks, operations: o.Operations, specs: specs, machines: machines,
+			points: points, network: o.Network, images: o.Images, layers: o.Layers, newID: names.newID, paths: o.Paths,
+			admit: starts.admit, uid: o.Templates.UID, readyTimeout: o.ReadyTimeout,
 		},
 		reconciler: &reconciler{
-			store: o.Store, records: records, locks: locks, backends: o.Backends, machines: machines, vmms: vmms, points: points,
-			bringUp: bringUp, stops: stops, removals: removals, snapshots: snapshots, pool: pool, logs: logs, spare: spare,
-			network: o.Network, layers: o.Layers, life: life, paths: o.Paths, log: o.Log,
+			store: o.Store, records: records, locks: locks, backends: o.Backends, machines: machines, vmms: vmms,
+			points: points, bringUp: bringUp, stops: stops, remove: removals.remove, snapshots: snapshots, pool: pool,
+			logs: logs, spare: spare, network: o.Network, layers: o.Layers, life: life, paths: o.Paths, log: o.Log,
 		},
 		Records: records,
 		Guests: &Guests{
-			store: o.Store, records: records, operations: o.Operations, vmms: vmms, starts: starts, mains: mains, uses: uses,
-			life: life, now: o.Now, sessionLog: o.SessionLog,
+			store: o.Store, records: records, operations: o.Operations, vmms: vmms, start: starts.start, mains: mains,
+			uses: uses, life: life, now: o.Now, sessionLog: o.SessionLog,
 		},
 		Snapshots: snapshots,
 		Objects: &Objects{
-			store: o.Store, records: records, specs: specs, machines: machines, removals: removals, pool: pool, images: o.Images,
-			templates: o.Templates,
+			store: o.Store, records: records, specs: specs, templateWant: machines.templateWant, removeIf: removals.removeIf,
+			pool: pool, images: o.Images, templates: o.Templates,
 		},
 		Pool: pool, Logs: logs,
-		Figures: &Figures{records: records, host: o.Host, alive: vmms.alive, now: o.Now},
+		Stats: &Stats{records: records, host: o.Host, alive: vmms.alive, now: o.Now},
 		HostPower: &HostPower{
-			records: records, operations: o.Operations, powers: powers, shutdownSuspends: o.ShutdownSuspends,
-			shutdownTimeout: o.ShutdownTimeout, stopTimeout: o.StopTimeout,
+			records: records, operations: o.Operations, powers: powers, shutdown: o.Shutdown, stopTimeout: o.StopTimeout,
 		},
 		vmms: vmms, life: life,
 	}
