@@ -35,8 +35,8 @@ type Jailed struct {
 // Jails makes places for VMMs, starts VMMs in them and reaches what is there. Names in a jail are plain file names. In a jail that
 // a VMM runs in, nothing is followed and nothing but what was asked for is opened: the VMM can write there.
 type Jails interface {
-	// CanJail is nil where it can be done: as root. The error has code permission_denied or unsupported.
-	CanJail() error
+	// CanJail is nil where it can be done, with these two programs: as root. The error has code permission_denied or unsupported.
+	CanJail(binary, jailer string) error
 	// PrepareJail makes an empty jail. One of that name that is there, which no process may be in, is removed first.
 	PrepareJail(ctx context.Context, j Jail) error
 	// LinkIntoJail makes an open plain file one of the jail's, under name. own: the VMM's uid may write it, and owns it from then on; else

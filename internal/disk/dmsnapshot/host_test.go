@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -234,4 +235,51 @@ func TestSwitchTimes(t *testing.T) {
 		}
 		t.Logf("%3d MiB: detached in %v, attached in %v", mib, took, time.Since(begin))
 	}
+}
+
+// TestSwitchFromASealedDisk: a disk that is about to lie below others is read-only by then, for a daemon that is not root too.
+func TestSwitchFromASealedDisk(t *testing.T) {
+	d, dir, name := real(t), t.TempDir(), "banger-sealed"
+	first, second := filepath.Join(dir, "first"), filepath.Join(dir, "second")
+	f := attach(t, d, name, first, 8<<20)
+	if _, err := f.WriteAt([]byte("first"), 0); err != nil {
+		t.Fatal(err)
+	}
+	err := errors.Join(d.Create(t.Context(), disk.Spec{Path: second, Base: first, BaseFormat: Format, SizeBytes: 8 << 20}), os.Chmod(first, 0o444))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := withoutOverride(func() error { return errors.Join(d.Resume(t.Context(), name), d.Switch(t.Context(), name, second)) }); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 5)
+	if _, err := f.WriteAt([]byte("below"), 4096); err != nil {
+		t.Error(err)
+	}
+	if _, err := f.ReadAt(b, 0); err != nil || string(b) != "first" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if top, err := d.Top(t.Context(), name); err != nil || top != second {
+		t.Errorf("it is on %s, %v", top, err)
+	}
+}
+
+// withoutOverride runs f on a thread that may open only what its uid may (CAP_DAC_OVERRIDE is 1); the thread ends with it.
+func withoutOverride(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		err := unix.Capget(&head, &data[0])
+		if err == nil {
+			data[0].Effective &^= 1 << unix.CAP_DAC_OVERRIDE
+			err = unix.Capset(&head, &data[0])
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
 }

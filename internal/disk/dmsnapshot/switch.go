@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"banger/api"
@@ -16,6 +17,8 @@ type live struct {
 	*stack
 	device host.Mapped
 	chain  chain
+	// sealed: the top is a layer already, which only root can write. Nothing that it keeps for later writes is of use then.
+	sealed bool
 }
 
 func (l *live) close() {
@@ -47,7 +50,12 @@ func (d *Driver) open(name string) (*live, error) {
 	if l.stack, err = d.stackOf(name); err != nil {
 		return nil, err
 	}
-	if l.chain, err = openChain(cow.Path, os.O_RDWR); err != nil {
+	l.chain, err = openChain(cow.Path, os.O_RDWR)
+	if errors.Is(err, fs.ErrPermission) {
+		l.sealed = true
+		l.chain, err = openChain(cow.Path, os.O_RDONLY)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if !l.chain.top().is(cow.Device, cow.Inode) {
@@ -64,7 +72,7 @@ func (d *Driver) open(name string) (*live, error) {
 // tidy is for a Flatten that was cut off, while the device is in use: the kernel gives away chunks below what that left.
 func (l *live) tidy() error {
 	top := l.chain.top()
-	if top.header.Scratch == 0 {
+	if top.header.Scratch == 0 || l.sealed {
 		return nil
 	}
 	st, err := top.store()

@@ -29,9 +29,9 @@ type Host struct {
 	socket, state string
 	hello         verb.HelloReply
 
-	mu      sync.Mutex            // protects spawned and noJail
+	mu      sync.Mutex            // protects spawned and jailing
 	spawned map[host.Process]bool // by the helper, and not yet asked how they ended
-	noJail  *api.Error            // what it last said
+	jailing verb.HelloReply       // what it last said of jails
 }
 
 // ErrNone says that there is no helper for this daemon: none at all, or one that serves another user or another state directory.
@@ -51,7 +51,7 @@ func New(ctx context.Context, socket, stateDir string) (*Host, error) {
 	case h.hello.StateDir != stateDir:
 		return nil, fmt.Errorf("%w: it serves the state directory %s", ErrNone, h.hello.StateDir)
 	}
-	h.noJail = h.hello.NoJail
+	h.jailing = h.hello
 	return h, nil
 }
 

@@ -12,11 +12,11 @@ import (
 )
 
 // CanJail is what the helper said when we began, unless that was no: the programs may have been installed since.
-func (h *Host) CanJail() error {
+func (h *Host) CanJail(binary, jailer string) error {
 	h.mu.Lock()
-	why := h.noJail
+	said := h.jailing
 	h.mu.Unlock()
-	if why == nil {
+	if refusal(said, binary, jailer) == nil {
 		return nil
 	}
 	var now verb.HelloReply
@@ -24,9 +24,20 @@ func (h *Host) CanJail() error {
 		return err
 	}
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.noJail = now.NoJail; h.noJail != nil {
-		return h.noJail
+	h.jailing = now
+	h.mu.Unlock()
+	return refusal(now, binary, jailer)
+}
+
+// refusal is why the helper would not run these programs. Which ones it does is root's to say.
+func refusal(said verb.HelloReply, binary, jailer string) error {
+	switch {
+	case said.NoJail != nil:
+		return said.NoJail
+	case said.Firecracker != binary:
+		return api.Errorf(api.CodeUnsupported, "bangerd-root runs %s, not %s", said.Firecracker, binary).WithHint("set firecracker_bin = %q in config.toml", said.Firecracker)
+	case said.Jailer != jailer:
+		return api.Errorf(api.CodeUnsupported, "bangerd-root runs %s, not %s", said.Jailer, jailer).WithHint("set jailer_bin = %q in config.toml", said.Jailer)
 	}
 	return nil
 }

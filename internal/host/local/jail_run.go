@@ -35,7 +35,7 @@ func memoryCgroup() (version int, top, limit string) {
 
 // SpawnJailed starts the jailer, which becomes the VMM without another fork: neither its pid nor its start time change.
 func (js jails) SpawnJailed(c host.Jailed) (host.Process, error) {
-	if err := errors.Join(js.CanJail(), checkJail(c.Jail)); err != nil {
+	if err := errors.Join(mayJail(), checkJail(c.Jail)); err != nil {
 		return host.Process{}, err
 	}
 	if !filepath.IsAbs(c.Jailer) || !filepath.IsAbs(c.Binary) || filepath.Base(c.Binary) != c.Program {
@@ -83,7 +83,7 @@ func (js jails) RemoveJail(ctx context.Context, j host.Jail) error {
 	if _, err := os.Lstat(jailDir(j)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := js.CanJail(); err != nil {
+	if err := mayJail(); err != nil {
 		return err
 	}
 	if err := revokeNodes(jailDir(j)); err != nil {

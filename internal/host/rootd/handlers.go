@@ -93,7 +93,8 @@ func (s *Server) hello(context.Context, *question) (any, error) {
 	if err := s.host.CanMap(); err != nil {
 		r.NoMap = api.AsError(err)
 	}
-	if err := s.canJail(); err != nil {
+	var err error
+	if r.Firecracker, r.Jailer, err = s.canJail(); err != nil {
 		r.NoJail = api.AsError(err)
 	}
 	return r, nil

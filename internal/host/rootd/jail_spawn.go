@@ -95,12 +95,11 @@ func (s *Server) program(name string) (string, error) {
 	return path, rootsAlone(path)
 }
 
-func (s *Server) canJail() error {
-	if err := errors.Join(s.host.CanJail(), s.canHoldJails()); err != nil {
-		return err
+func (s *Server) canJail() (binary, jailer string, err error) {
+	if binary, jailer, err = s.programs(); err == nil {
+		err = errors.Join(s.host.CanJail(binary, jailer), s.canHoldJails())
 	}
-	_, _, err := s.programs()
-	return err
+	return binary, jailer, err
 }
 
 // vmmArgs refuses all arguments but those that say where in its jail a Firecracker has its socket, its log and its metrics: among the others

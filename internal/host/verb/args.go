@@ -18,6 +18,8 @@ type HelloReply struct {
 	NoMap *api.Error
 	// NoJail says why there can be no jails; nil where there can.
 	NoJail *api.Error
+	// Firecracker and Jailer are the only ones that it runs.
+	Firecracker, Jailer string
 	// NoBridge says why there can be no bridge; nil where there can.
 	NoBridge *api.Error
 }

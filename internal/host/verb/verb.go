@@ -60,7 +60,7 @@ type Entry struct {
 // Table is the closed list, in the order of the document.
 func Table() []Entry {
 	return []Entry{
-		{Hello, "tells its version, the uids of VMMs, the bridge, and whether bridges, mapped devices and jails can be made here", "nothing is changed"},
+		{Hello, "tells its version, the uids of VMMs, the bridge, and whether bridges, mapped devices and jails can be made here, with which programs", "nothing is changed"},
 		{EnsureBridge, "makes the bridge, its address and MTU", "only the configured bridge; the address is the first of a private subnet (or of the configured one) of /8 to /29 that the host does not route elsewhere; a link that banger has not made is refused; MTU 576 to 65535"},
 		{OpenTap, "makes a tap and hands its descriptor over", "only names of banger's pattern, bgr- and up to eight letters or digits; a device of that name that is not a tap of this bridge is refused; its owner is the caller or a VMM's uid"},
 		{JoinBridge, "puts a tap into the bridge as an isolated port that knows one MAC", "only a tap of this bridge, only into this bridge; a unicast MAC"},

@@ -43,6 +43,7 @@ type instance struct {
 	off      bool // the guest has said that it is off
 	killed   bool // by us
 	conns    map[*conn]struct{}
+	reboots  int
 	oomKills uint64 // the host's count when we took the VMM up
 }
 
@@ -186,6 +187,11 @@ func (i *instance) again() error {
 	defer i.turn.End()
 	ctx, cancel := context.WithTimeout(i.life, time.Minute)
 	defer cancel()
+	// Before there is a guest that could answer: who talks to it must know by then that it is another one.
+	i.mu.Lock()
+	i.reboots++
+	i.mu.Unlock()
+	i.emit(hypervisor.EventReset, "")
 	// What the guest had written lies in its present layers.
 	if err := i.h.Clean(ctx, i.m); err != nil {
 		return err
@@ -196,7 +202,6 @@ func (i *instance) again() error {
 	if err := i.launch(ctx, i.boot); err != nil {
 		return err
 	}
-	i.emit(hypervisor.EventReset, "")
 	i.watchDrives()
 	return nil
 }

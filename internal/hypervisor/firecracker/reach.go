@@ -40,13 +40,18 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// DialGuest opens a stream: one connection of the guest's vsock.
+// DialGuest opens a stream: one connection of the guest's vsock. Who began to wait before a reboot does not reach the guest after it, which has
+// no identity and no disks yet.
 func (i *instance) DialGuest(ctx context.Context) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, noAnswer(err)
 	}
+	reboots := i.rebootsSoFar()
 	for {
 		ps := i.current()
+		if i.rebootsSoFar() != reboots {
+			return nil, noAnswer(errRebooted)
+		}
 		if i.life.Err() != nil {
 			return nil, noAnswer(context.Cause(i.life))
 		}
@@ -70,6 +75,14 @@ func (i *instance) DialGuest(ctx context.Context) (net.Conn, error) {
 			return nil, noAnswer(context.Cause(ctx))
 		}
 	}
+}
+
+var errRebooted = errors.New("the guest reboots")
+
+func (i *instance) rebootsSoFar() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.reboots
 }
 
 // noAnswer gives an error its code: a VMM that is gone will not answer later either.

@@ -20,7 +20,7 @@ type jailing struct {
 	err error
 }
 
-func (j jailing) CanJail() error { return j.err }
+func (j jailing) CanJail(string, string) error { return j.err }
 
 // machine is one on which Firecracker works, and what a test changes about it.
 type machine struct {

@@ -21,7 +21,7 @@ import (
 type Options struct {
 	Host interface {
 		host.Processes
-		CanJail() error
+		CanJail(binary, jailer string) error
 	}
 	// Binary and Jailer are names or paths. An empty Binary means firecracker; an empty Jailer the one beside Binary, whose name has
 	// "jailer" for "firecracker", or else that of PATH.
@@ -88,7 +88,7 @@ func (o *Oracle) Ask(ctx context.Context) (Facts, error) {
 	if err != nil {
 		return f, err
 	}
-	if err := o.o.Host.CanJail(); err != nil {
+	if err := o.o.Host.CanJail(f.Binary, f.Jailer); err != nil {
 		return f, err
 	}
 	if o.o.CanAttach != nil {

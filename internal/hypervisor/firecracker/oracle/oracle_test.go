@@ -132,7 +132,7 @@ func TestThisHost(t *testing.T) {
 	if _, err := h.LookPath("firecracker"); err != nil {
 		loud.SkipOutsideLab(t, "%v", err)
 	}
-	if err := h.CanJail(); err != nil {
+	if err := h.CanJail("", ""); err != nil {
 		loud.SkipOutsideLab(t, "%v", err)
 	}
 	begin := time.Now()
