@@ -71,7 +71,7 @@ func (c *Client) callError(ctx context.Context, err error) error {
 	case errors.As(err, &e):
 		return e
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return api.Errorf(api.CodeTimeout, "the daemon did not answer in time: %w", ctx.Err())
+		return api.Errorf(api.CodeTimeout, "the daemon did not answer in time: %w", ctx.Err()).WithHint("banger daemon logs")
 	case ctx.Err() != nil:
 		return api.Errorf(api.CodeCancelled, "cancelled: %w", ctx.Err())
 	}

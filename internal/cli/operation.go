@@ -115,7 +115,7 @@ func newOperationCancelCmd(a *app) *cobra.Command {
 				}
 				o, err := c.WatchOperation(cmd.Context(), id, nil)
 				if err == nil && (o.State == api.OperationDone || o.State == api.OperationFailed) {
-					err = api.Errorf(api.CodeConflict, "operation %s had ended already: %s", id, o.State)
+					err = api.Errorf(api.CodeConflict, "operation %s had ended already: %s", id, o.State).WithHint("banger operation show %s", id)
 				}
 				return o, err
 			})

@@ -193,11 +193,12 @@ func (a *app) createVM(ctx context.Context, c *client.Client, create api.VMCreat
 func (a *app) removeVM(c *client.Client, id string, t *timings) error {
 	ctx, cancel := context.WithTimeout(a.hard, 2*time.Minute)
 	defer cancel()
+	var op api.Operation // none where the daemon has deleted it by itself
+	defer func() { t.operation("delete", op) }()
 	for {
-		op, err := c.DeleteVM(ctx, id, true)
+		begun, err := c.DeleteVM(ctx, id, true)
 		if err == nil {
-			op, err = a.watchQuietly(ctx, c, op)
-			t.operation("delete", op)
+			op, err = a.watchQuietly(ctx, c, begun)
 		}
 		switch code := api.CodeOf(err); {
 		case err == nil && op.State == api.OperationDone, code == api.CodeNotFound:

@@ -91,7 +91,8 @@ func (o *sessionStartOptions) run(ctx context.Context, a *app, vm string, argv [
 		if a.json {
 			_ = writeJSON(a.Out, session) // the error that follows is what counts
 		}
-		return api.Errorf(api.CodeInvalid, "session %s did not start: %s: %s", session.Name, session.Stage, session.Error)
+		return api.Errorf(api.CodeInvalid, "session %s did not start: %s: %s", session.Name, session.Stage, session.Error).
+			WithHint("banger session show %s %s", session.VM, session.Name)
 	}
 	if a.json {
 		return writeJSON(a.Out, session)

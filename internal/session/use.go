@@ -161,12 +161,17 @@ func (s *Service) Wait(ctx context.Context, ref, name string) (api.Session, erro
 		}
 		select {
 		case <-ctx.Done():
-			return session, api.Errorf(api.CodeTimeout, "session %s of VM %s did not end in time", session.Name, session.VM)
+			return session, notInTime(session)
 		case <-s.life.Done():
 			return session, api.Errorf(api.CodeCancelled, "the daemon is being stopped")
 		case <-time.After(againEvery):
 		}
 	}
+}
+
+func notInTime(session api.Session) error {
+	return api.Errorf(api.CodeTimeout, "session %s of VM %s did not end in time", session.Name, session.VM).
+		WithHint("banger session logs %s %s", session.VM, session.Name)
 }
 
 func (s *Service) waitOnce(ctx context.Context, session api.Session) (api.Session, error) {
@@ -178,7 +183,7 @@ func (s *Service) waitOnce(ctx context.Context, session api.Session) (api.Sessio
 	raw, err := g.Agent.WaitSession(ctx, session.ID)
 	switch {
 	case api.CodeOf(err) == api.CodeTimeout:
-		return session, api.Errorf(api.CodeTimeout, "session %s of VM %s did not end in time", session.Name, session.VM)
+		return session, notInTime(session)
 	case err != nil:
 		return session, g.Why(err)
 	}

@@ -162,7 +162,8 @@ func (h Host) checkVersion(ctx context.Context) error {
 		return fmt.Errorf("cannot read git's version from %q: %w", out, err)
 	}
 	if major < oldest[0] || major == oldest[0] && minor < oldest[1] {
-		return api.Errorf(api.CodeUnsupported, "git %d.%d is too old: %d.%d or later is needed", major, minor, oldest[0], oldest[1])
+		return api.Errorf(api.CodeUnsupported, "git %d.%d is too old: %d.%d or later is needed", major, minor, oldest[0], oldest[1]).
+			WithHint("sudo apt-get install git")
 	}
 	return nil
 }
