@@ -33,7 +33,7 @@ func notInLab() map[string]string {
 		"TestSnapshot": many, "TestRunFromSnapshot": above, "TestSnapshotElsewhere": above, "TestSuspendedElsewhere": above,
 		"TestSystemd": "its parts run and ssh are the suites debian-*", "TestNeverReady": clock, "TestIgnoresStop": clock, "TestInterrupted": clock,
 		"TestRefused": above, "TestMissingQEMU": qemu, "TestVMM": qemu,
-		"TestLongCycles": "it is the suite leaks-firecracker", "TestLongForkChain": long, "TestLongPowerCutInFork": long, "TestLongConsoleIsBounded": long, "TestLongFullDisk": long,
+		"TestLongCycles": "it is the suite leaks-firecracker", "TestLongFigures": "it is the suites figures-*", "TestLongForkChain": long, "TestLongPowerCutInFork": long, "TestLongConsoleIsBounded": long, "TestLongFullDisk": long,
 		"TestLongPodman": long, "TestLongMany": long, "TestLongPowerCutInStart": long, "TestLongDaemonDiesInSave": long,
 		"TestLongSessionFloods": long, "TestLongPowerCutSnapshot": long, "TestLongDaemonDiesInSnapshot": long, "TestLongUserDebian": long,
 	}

@@ -97,7 +97,7 @@ func choose(names []string, haveFirecracker bool) (chosen []suite, skipped []str
 	for _, s := range suites() {
 		asked := slices.Contains(names, s.name)
 		switch {
-		case len(names) > 0 && !asked:
+		case len(names) > 0 && !asked, s.asked && !asked:
 		case s.firecracker && !haveFirecracker && asked:
 			return nil, nil, fmt.Errorf("suite %s needs FIRECRACKER_DIR", s.name)
 		case s.firecracker && !haveFirecracker:

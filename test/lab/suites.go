@@ -8,6 +8,8 @@ type suite struct {
 	// tests are the packages whose tests are carried, command is what runs them.
 	tests, command []string
 	env            []string
+	// asked: it runs only when it is named, since it proves nothing.
+	asked bool
 	// debian suites need the systemd image, systemd ones a host with systemd, firecracker ones firecracker and jailer.
 	debian, systemd, firecracker bool
 }
@@ -20,6 +22,8 @@ func suites() []suite {
 		asUser(machineSuite("leaks-firecracker", "firecracker", []string{whole("TestLongCycles")})),
 		systemdImage(machineSuite("debian-firecracker", "firecracker", debianTests())),
 		systemdImage(machineSuite("debian-qemu", "qemu", debianTests())),
+		figureSuite("figures-firecracker", "firecracker"),
+		figureSuite("figures-qemu", "qemu"),
 		{
 			name: "hypervisor-firecracker", tests: []string{"./internal/hypervisor/firecracker"}, firecracker: true,
 			env:     []string{"BANGER_TEST_AGENT=/lab/bin/banger-agent", noSkip},
@@ -56,6 +60,13 @@ const noSkip = "BANGER_TEST_NO_SKIP=1"
 // asUser: the daemon is an ordinary user's, beside bangerd-root; else it is root's.
 func asUser(s suite) suite {
 	s.env = append(s.env, "BANGER_TEST_DAEMON=user")
+	return s
+}
+
+// figureSuite prints what docs/benchmarks-lab.md holds, on an otherwise quiet machine.
+func figureSuite(name, hypervisor string) suite {
+	s := asUser(machineSuite(name, hypervisor, []string{whole("TestLongFigures")}))
+	s.asked = true
 	return s
 }
 

@@ -4,14 +4,25 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// cycles is how often a machine is made and deleted by TestLongCycles.
-const cycles = 50
+// cycles is how often a machine is made and deleted by TestLongCycles; BANGER_TEST_CYCLES is another number, to look into a failure.
+func cycles(t *testing.T) int {
+	text := os.Getenv("BANGER_TEST_CYCLES")
+	if text == "" {
+		return 50
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("BANGER_TEST_CYCLES is %q", text)
+	}
+	return n
+}
 
 // TestLongCycles: whatever is killed at whatever moment of creating and deleting machines, nothing of them is left at the end.
 func TestLongCycles(t *testing.T) {
@@ -32,7 +43,8 @@ func TestLongCycles(t *testing.T) {
 	t.Logf("an undisturbed cycle takes %s; seed %d", whole, seed)
 	dice := rand.New(rand.NewPCG(seed, seed))
 	made := 0
-	for range cycles {
+	rounds := cycles(t)
+	for range rounds {
 		b.disturbed(dice, whole, killRoot, "run", "-d", "--name", "c")
 		if b.banger("exec", "c", "--", "true").code == 0 {
 			made++
@@ -43,7 +55,7 @@ func TestLongCycles(t *testing.T) {
 			b.must("rm", "-f", "c")
 		}
 	}
-	t.Logf("%d of %d machines ran", made, cycles)
+	t.Logf("%d of %d machines ran", made, rounds)
 	if made == 0 {
 		t.Error("every machine died before it ran: this has tested half of it")
 	}
