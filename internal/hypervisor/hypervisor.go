@@ -90,8 +90,8 @@ type Hypervisor interface {
 	// error has code missing_dependency when the VMM is not installed.
 	Features(ctx context.Context) (Features, error)
 	// Start launches the VMM. record is called with its handles as soon as the process exists and
-	// before the guest runs; if record fails the process is ended. It is called again where a reboot has
-	// replaced the VMM's process by another. The VMM outlives ctx and the daemon. On error nothing is left running.
+	// before the guest runs; if record fails the process is ended. It is called again before an EventReset for which the VMM's
+	// process was replaced by another. The VMM outlives ctx and the daemon. On error nothing is left running.
 	Start(ctx context.Context, m Machine, record Record) (Instance, error)
 	// Adopt takes up a VMM that an earlier daemon started. It fails when p is not alive,
 	// or is not the VMM of m (by its command line and socket), or its thaw was cut off before the guest ran, and then changes

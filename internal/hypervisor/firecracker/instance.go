@@ -187,11 +187,6 @@ func (i *instance) again() error {
 	defer i.turn.End()
 	ctx, cancel := context.WithTimeout(i.life, time.Minute)
 	defer cancel()
-	// Before there is a guest that could answer: who talks to it must know by then that it is another one.
-	i.mu.Lock()
-	i.reboots++
-	i.mu.Unlock()
-	i.emit(hypervisor.EventReset, "")
 	// What the guest had written lies in its present layers.
 	if err := i.h.Clean(ctx, i.m); err != nil {
 		return err
@@ -199,11 +194,21 @@ func (i *instance) again() error {
 	i.standing.Store(false)
 	i.lease.Release()
 	i.lease, i.image = nil, memory.ImageID{}
-	if err := i.launch(ctx, i.boot); err != nil {
+	if err := i.launch(ctx, i.bootAgain); err != nil {
 		return err
 	}
 	i.watchDrives()
 	return nil
+}
+
+// bootAgain tells of the reboot when there is a new process, and no guest yet that could answer: who talks to it must know by then that it is
+// another one.
+func (i *instance) bootAgain(ctx context.Context, ps *process) error {
+	i.mu.Lock()
+	i.reboots++
+	i.mu.Unlock()
+	i.emit(hypervisor.EventReset, "")
+	return i.boot(ctx, ps)
 }
 
 // do runs one conversation with the present Firecracker, with the turn taken.

@@ -57,6 +57,9 @@ func (i *instance) DialGuest(ctx context.Context) (net.Conn, error) {
 		}
 		began := time.Now()
 		c, err := i.dial(ctx, ps)
+		if err == nil && i.rebootsSoFar() != reboots {
+			err = errors.Join(errRebooted, c.Close())
+		}
 		if err == nil {
 			return c, nil
 		}
