@@ -132,8 +132,8 @@ func accelArgs(f *facts) []string {
 // kernelCmdline is m's with what this machine type needs. Under emulation on a busy host the
 // kernel's own calibration of the TSC fails and the guest hangs, so it is told. A reboot by triple
 // fault is what QEMU recommends for microvm: on a loaded host the ACPI register did nothing in every third
-// reboot after a panic, and Linux then jumped into a firmware that cannot run twice. A kernel that has panicked
-// reboots, instead of spinning for ever.
+// reboot after a panic, and Linux then jumped into a firmware that cannot run twice. KVM hands a triple fault to QEMU on any
+// CPU, and QEMU resets; there is no keyboard controller to do it. A kernel that has panicked reboots, instead of spinning for ever.
 func kernelCmdline(m *hypervisor.Machine, f *facts) string {
 	parts := []string{"console=ttyS0", "tsc=reliable", "nowatchdog", "reboot=t", "panic=1"}
 	if f.Accel != "kvm" {
