@@ -32,7 +32,7 @@ type Options struct {
 	UserUnit bool
 	// Notice is told, at most once, that the daemon is of another version. May be nil.
 	Notice func(text string)
-	// StartTimeout bounds the start of the daemon; 0 means 20 s.
+	// StartTimeout bounds the start of the daemon, which is a hang and never a busy host; 0 means a minute.
 	StartTimeout time.Duration
 }
 
@@ -48,7 +48,7 @@ type Client struct {
 // New makes a client. It connects at the first call.
 func New(o Options) *Client {
 	if o.StartTimeout == 0 {
-		o.StartTimeout = 20 * time.Second
+		o.StartTimeout = time.Minute
 	}
 	c := &Client{opts: o, starting: make(chan struct{}, 1)}
 	c.http = &http.Client{Transport: &http.Transport{

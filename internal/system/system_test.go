@@ -35,6 +35,19 @@ func options(t *testing.T, kind Kind) Options {
 	return o
 }
 
+// TestConfiguredFirecracker: bangerd-root runs the one that the daemon will ask for.
+func TestConfiguredFirecracker(t *testing.T) {
+	o := options(t, Helped)
+	var err error
+	if o.Config, err = config.Load(config.Inputs{UID: 0, Environ: []string{"HOME=/root", "BANGER_FIRECRACKER_BIN=/opt/my fc/firecracker", "BANGER_JAILER_BIN=auto"}}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := o.helper()
+	if err != nil || !strings.Contains(text, ` --firecracker "/opt/my fc/firecracker"`+"\n") || strings.Contains(text, "--jailer") {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
 func TestUnits(t *testing.T) {
 	for _, kind := range []Kind{Helped, Root, User} {
 		o := options(t, kind)

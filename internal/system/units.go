@@ -129,6 +129,11 @@ func (o Options) helper() (string, error) {
 		}
 		b.WriteString(" --dns " + address)
 	}
+	for _, p := range [][2]string{{"firecracker", c.FirecrackerBin}, {"jailer", c.JailerBin}} {
+		if c.Explicit(p[0]+"_bin") && p[1] != "auto" {
+			fmt.Fprintf(&b, " --%s %s", p[0], quote(p[1]))
+		}
+	}
 	if uid, err := strconv.Atoi(o.User.Uid); err != nil || uid == 0 {
 		return "", api.Errorf(api.CodeInvalid, "%s is root", o.User.Username).WithHint("sudo banger system install --root")
 	}
