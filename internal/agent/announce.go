@@ -1,155 +1,69 @@
 package agent
 
 import (
-	"context"
 	"encoding/binary"
 	"net"
-	"os"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// announcer tells the network who this guest is, each time that its cable is plugged in: a clone or a fork has
-// set its addresses by then, and nobody else says which port they are at now.
-type announcer struct {
-	once sync.Once
-	// again: the next word of the device counts as news, though it was plugged in already.
-	again atomic.Bool
-}
-
-// start begins to watch, once. Nothing listens in a template: each change of a device costs its kernel more as
-// long as somebody does.
-func (a *announcer) start(ctx context.Context) {
-	a.again.Store(true)
-	a.once.Do(func() { time.AfterFunc(announceAfter, func() { a.run(ctx) }) })
-}
 
 // announceAfter lets what a clone was made for go first: all that it does for the first time takes long under
 // emulation. Until then who looks for its address asks for it (ARP), and only who knew another machine under that
 // address has to wait.
 const announceAfter = 500 * time.Millisecond
 
-// run returns when ctx ends.
-func (a *announcer) run(ctx context.Context) {
-	for {
-		err := a.watch(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		console("cannot watch the network device: %v", err)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Second):
-		}
+// announceWithin is how long the host may take to plug the cable in, which it does when it has heard who the guest is.
+const announceWithin = time.Minute
+
+// announce tells the network, soon, who this guest is: a clone or a fork has its addresses by now, and nobody else says which port
+// they are at. Nothing in the guest listens for the cable: the kernel would wake who does at every change of every device, which
+// takes a new clone longer than all else that it does about its network. It is called with change held.
+func (s *system) announce(ip net.IP) {
+	if s.announcing != nil {
+		s.announcing.Stop() // of the one that this is a copy of, or for another address
 	}
+	s.announceIn(announceAfter, ip)
 }
 
-// watch reads the kernel's words on devices (rtnetlink(7), RTMGRP_LINK) until that fails or ctx ends.
-func (a *announcer) watch(ctx context.Context) error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	f := os.NewFile(uintptr(fd), "netlink")
-	defer f.Close()
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK}); err != nil {
-		return err
-	}
-	defer context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })()
-	plugged := map[int32]bool{}
-	buf := make([]byte, 16<<10)
-	// It may have been plugged in before anybody listened.
-	if name, err := nic(); err == nil {
-		a.look(name, plugged)
-	}
-	for {
-		n, err := f.Read(buf)
-		if err != nil {
-			return err
+func (s *system) announceIn(wait time.Duration, ip net.IP) {
+	var own *time.Timer
+	own = time.AfterFunc(wait, func() {
+		s.change.Lock()
+		defer s.change.Unlock()
+		if s.announcing != own || s.nic == nil { // it has become another meanwhile
+			return
 		}
-		rtMessages(buf[:n], func(kind uint16, _ int, m []byte) bool {
-			if kind == unix.RTM_NEWLINK && len(m) >= unix.SizeofIfInfomsg {
-				// struct ifinfomsg: family, type (16 bits), index (32), flags (32), change (32)
-				a.news(int32(binary.NativeEndian.Uint32(m[4:])), binary.NativeEndian.Uint32(m[8:]), plugged)
-			}
-			return true
-		})
-	}
+		plugged, err := s.nic.say(ip)
+		switch {
+		case err != nil:
+			console("cannot announce the guest: %v", err)
+		case !plugged && 2*wait <= announceWithin:
+			s.announceIn(2*wait, ip)
+		}
+	})
+	s.announcing = own
 }
 
-// look treats a device's present state as news.
-func (a *announcer) look(name string, plugged map[int32]bool) {
-	d, err := openDevice(name)
-	if err != nil {
-		return
+// say sends one ARP request for an address of the device's own (RFC 5227, "ARP announcement"), if its cable is plugged in.
+func (d *netDevice) say(ip net.IP) (plugged bool, err error) {
+	flags, err := d.flags()
+	if err != nil || flags&unix.IFF_RUNNING == 0 {
+		return false, err
 	}
-	defer d.close()
 	index, err := d.index()
 	if err != nil {
-		return
+		return true, err
 	}
-	flags, err := d.flags()
+	mac, err := d.hardware() // what it is now
 	if err != nil {
-		return
+		return true, err
 	}
-	if flags&unix.IFF_RUNNING != 0 {
-		flags |= unix.IFF_LOWER_UP // for which there is no room in an ioctl
+	if err := d.openMouth(); err != nil {
+		return true, err
 	}
-	a.news(int32(index), flags, plugged)
-}
-
-func (a *announcer) news(index int32, flags uint32, plugged map[int32]bool) {
-	const on = unix.IFF_UP | unix.IFF_LOWER_UP
-	was := plugged[index]
-	plugged[index] = flags&on == on
-	if flags&on != on || flags&unix.IFF_LOOPBACK != 0 || (was && !a.again.Load()) {
-		return
-	}
-	name, err := nic()
-	if err != nil {
-		return
-	}
-	if own, err := indexOf(name); err != nil || own != int(index) { // a container's
-		return
-	}
-	a.again.Store(false)
-	if err := announceDevice(name, int(index)); err != nil {
-		console("cannot announce the guest: %v", err)
-	}
-}
-
-// announceDevice sends one ARP request for each of the device's own addresses (RFC 5227, "ARP announcement").
-func announceDevice(name string, index int) error {
-	d, err := openDevice(name)
-	if err != nil {
-		return err
-	}
-	defer d.close()
-	mac, err := d.hardware() // what it is now, not when it was plugged in
-	if err != nil {
-		return err
-	}
-	own, err := d.addresses(index)
-	if err != nil || len(own) == 0 {
-		return err
-	}
-	// Protocol 0: it only sends.
-	s, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(s)
-	for _, a := range own {
-		to := unix.SockaddrLinklayer{Ifindex: index, Halen: 6, Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
-		if err := unix.Sendto(s, announcement(mac, a.IP), 0, &to); err != nil {
-			return err
-		}
-	}
-	return nil
+	to := unix.SockaddrLinklayer{Ifindex: index, Halen: 6, Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
+	return true, unix.Sendto(d.mouth, announcement(mac, ip), 0, &to)
 }
 
 // announcement is an Ethernet frame with an ARP request (RFC 826) for one's own address.

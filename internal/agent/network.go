@@ -41,6 +41,9 @@ func (s *system) setNetwork(n agentapi.Network, thawed string, put put) error {
 	if err := d.become(want, n.MTU, thawed); err != nil {
 		return err
 	}
+	if want.address != nil {
+		s.announce(want.address.IP) // which may be at another port now
+	}
 	if want.resolv == "" {
 		return nil
 	}

@@ -62,9 +62,6 @@ func (s *system) Personalise(ctx context.Context, p agentapi.Personalise) (agent
 		s.personalised = true
 		s.mu.Unlock()
 	}
-	if p.Network != nil {
-		s.announcer.start(context.WithoutCancel(ctx))
-	}
 	if s.kind == initSystemd && !releaseInit() {
 		// The answer goes first: with one CPU, the units that start would hold it up.
 		told := s.unitsChange()
@@ -89,11 +86,7 @@ func (s *system) resume(ctx context.Context, p agentapi.Personalise) error {
 	if p.Network == nil {
 		return nil
 	}
-	if err := s.setNetwork(*p.Network, p.Thawed, putFile); err != nil {
-		return err
-	}
-	s.announcer.start(context.WithoutCancel(ctx)) // it may be at another port now
-	return nil
+	return s.setNetwork(*p.Network, p.Thawed, putFile)
 }
 
 func (s *system) personalise(ctx context.Context, p agentapi.Personalise, c *changes) error {

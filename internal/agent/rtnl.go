@@ -181,6 +181,9 @@ type netDevice struct {
 	// route is a socket for requests of rtnetlink(7), below 0 where there is none yet, and answers is for what comes back.
 	route   int
 	answers []byte
+	// mouth is a socket for whole frames, which hears nothing, below 0 where there is none yet. It stays open: closing one makes the
+	// kernel wait until nobody can be in it any more.
+	mouth int
 }
 
 func openDevice(name string) (*netDevice, error) {
@@ -188,11 +191,14 @@ func openDevice(name string) (*netDevice, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot look at %s: %w", name, err)
 	}
-	return &netDevice{fd: fd, name: name, route: -1}, nil
+	return &netDevice{fd: fd, name: name, route: -1, mouth: -1}, nil
 }
 
 func (d *netDevice) close() {
 	d.disconnect()
+	if d.mouth >= 0 {
+		_ = unix.Close(d.mouth)
+	}
 	_ = unix.Close(d.fd)
 }
 
@@ -208,6 +214,18 @@ func (d *netDevice) connect() error {
 	d.route = fd
 	if d.answers == nil {
 		d.answers = make([]byte, 32<<10)
+	}
+	return nil
+}
+
+// openMouth makes it ready for frames.
+func (d *netDevice) openMouth() (err error) {
+	if d.mouth >= 0 {
+		return nil
+	}
+	// Protocol 0: it only sends.
+	if d.mouth, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("cannot send on %s: %w", d.name, err)
 	}
 	return nil
 }
@@ -265,16 +283,6 @@ func (d *netDevice) setUp(on bool) error {
 		what = "bring up"
 	}
 	return d.ioctl(unix.SIOCSIFFLAGS, &r, what)
-}
-
-// indexOf is the number of the device with this name.
-func indexOf(name string) (int, error) {
-	d, err := openDevice(name)
-	if err != nil {
-		return 0, err
-	}
-	defer d.close()
-	return d.index()
 }
 
 // hardware is the device's MAC address; its family comes before it (struct sockaddr).

@@ -47,9 +47,6 @@ func runAgent(ctx context.Context, kind string, stdio Stdio) int {
 		Rest:      rest,
 	})
 	go s.settle(ctx)
-	if s.isPersonalised() { // by the agent before this one
-		s.announcer.start(ctx)
-	}
 	server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	handler.Attach(server)
 	if err := handler.Serve(l, server); err != nil {

@@ -23,13 +23,13 @@ type system struct {
 	kind    string // initNone or initSystemd
 	version string
 	tools   tools
-	// announcer speaks for the guest on its network, once it has an address.
-	announcer announcer
 	// change is held by what changes the guest: personalising and growing. It protects what follows, up to random.
 	change sync.Mutex
 	// looped: lo is up. nic is the network device, once it has no IPv6 any more; it stays open.
 	looped bool
 	nic    *netDevice
+	// announcing is until the guest speaks on its network.
+	announcing *time.Timer
 	// hosts is what /etc/hosts of all clones has in common; empty in what is no template.
 	hosts string
 	// gitConfig is /etc/gitconfig as all clones have it, without any identity; nil in what is no template.

@@ -105,7 +105,7 @@ func (s *system) deviceUp() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.setUp(true), d.connect())
+	return errors.Join(d.setUp(true), d.connect(), d.openMouth())
 }
 
 // passingMachineID gives systemd a machine id that does not stay: left to itself, it would make one up and
