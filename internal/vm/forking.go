@@ -187,9 +187,9 @@ func (k *fork) record(ctx context.Context, keys map[string]string) (err error) {
 	return err
 }
 
-// begin starts the forks' VMMs, as many at once as there are CPUs: these wait for the point.
+// begin starts the forks' VMMs, one more at once than there are CPUs, which is enough to keep them busy: these wait for the point.
 func (k *fork) begin(ctx context.Context, g *errgroup.Group) {
-	atOnce := min(2*runtime.NumCPU(), len(k.boots))
+	atOnce := min(runtime.NumCPU()+1, len(k.boots))
 	turns := make(chan struct{}, atOnce)
 	k.waiting = make(chan struct{})
 	for _, b := range k.boots {
