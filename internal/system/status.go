@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -142,9 +143,11 @@ func Uninstall(o Options, purge bool) error {
 		return api.Errorf(api.CodeDenied, "units of the system are root's").WithHint("sudo banger system uninstall")
 	}
 	var errs []error
-	for i := len(s.Units) - 1; i >= 0; i-- {
-		errs = append(errs, o.dropUnit(s.Units[i].Name))
+	var names []string
+	for _, u := range s.Units {
+		names = append(names, u.Name)
 	}
+	errs = append(errs, o.dropUnits(names...))
 	for _, f := range s.Files {
 		errs = append(errs, remove(f))
 	}
@@ -166,18 +169,21 @@ func Uninstall(o Options, purge bool) error {
 	return errors.Join(errs...)
 }
 
-// dropUnit ends and removes a unit; a missing one is no error.
-func (o Options) dropUnit(name string) error {
-	path := filepath.Join(o.units(), name)
-	if !there(path) {
+// dropUnits ends and removes units; missing ones are no error. systemd ends all at once, in the reverse of their order.
+func (o Options) dropUnits(names ...string) error {
+	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !there(filepath.Join(o.units(), name)) })
+	if len(names) == 0 {
 		return nil
 	}
 	var errs []error
 	if o.Dir == "" {
-		errs = append(errs, o.systemctl("disable", "--now", name))
+		errs = append(errs, o.systemctl(append([]string{"disable", "--now"}, names...)...))
 	}
-	errs = append(errs, remove(path))
-	o.say("removed %s", path)
+	for _, name := range names {
+		path := filepath.Join(o.units(), name)
+		errs = append(errs, remove(path))
+		o.say("removed %s", path)
+	}
 	return errors.Join(errs...)
 }
 

@@ -98,7 +98,7 @@ func Install(o Options) error {
 		text, wanted := texts[name]
 		path := filepath.Join(o.units(), name)
 		if !wanted { // left by an installation of another kind
-			if err := o.dropUnit(name); err != nil {
+			if err := o.dropUnits(name); err != nil {
 				return err
 			}
 			continue

@@ -144,7 +144,8 @@ func (o Options) helper() (string, error) {
 }
 
 // vms suspends or stops all VMs when the host goes down: units are stopped in the reverse of their order, so this comes before the daemon and
-// before the network. Its start is nothing: the daemon starts the VMs that are to start when it finds that the host was booted.
+// before the network. The unit counts as started while VMs are still being started, and if none can be: systemd runs ExecStop for
+// nothing less (systemd.service(5)), and who waits for multi-user.target need not wait for VMs.
 func (o Options) vms() string {
 	after := daemonUnit
 	if o.Kind != User {
@@ -155,11 +156,10 @@ Description=banger's VMs, as the host goes down
 After=%s
 
 [Service]
-Type=oneshot
+Type=exec
 RemainAfterExit=yes
-ExecStart=%s system boot
+ExecStart=-%s system boot
 ExecStop=%s system shutdown
-TimeoutStartSec=infinity
 TimeoutStopSec=%d
 KillMode=process
 `, after, quote(o.program("banger")), quote(o.program("banger")), int(o.Config.ShutdownTimeout.Seconds())+30) + o.runAs() + o.install()

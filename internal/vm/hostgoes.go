@@ -25,17 +25,22 @@ type HostPower struct {
 
 // Down suspends or stops every VM that runs, side by side, as long as there is time: what cannot be suspended is stopped,
 // what does not stop is ended. One VM's trouble is a warning and keeps no other from it.
-func (h *HostPower) Down(ctx context.Context) (*operation.Operation, error) {
-	vms, err := h.records.List(ctx, nil)
-	if err != nil {
-		return nil, err
-	}
+func (h *HostPower) Down(context.Context) (*operation.Operation, error) {
 	return h.operations.Start("host.shutdown", "", func(ctx context.Context, op *operation.Operation) error {
 		// A third of the time is for those that did not do as they were asked.
 		first, cancel := context.WithTimeout(ctx, h.shutdown.Timeout*2/3)
 		defer cancel()
 		last, cancel := context.WithTimeout(ctx, h.shutdown.Timeout)
 		defer cancel()
+		// A host may go down while it still comes up: no VM is to start behind our back.
+		if up, ok := h.operations.Running("host.boot", ""); ok {
+			up.Cancel()
+			_, _ = up.Wait(first) // however it ended, its VMs are looked at now
+		}
+		vms, err := h.records.List(ctx, nil)
+		if err != nil {
+			return err
+		}
 		var g errgroup.Group
 		g.SetLimit(atOnce)
 		for _, vm := range vms {

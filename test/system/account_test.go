@@ -154,6 +154,17 @@ func (a account) vmm(t *testing.T, vm string) string {
 	return fmt.Sprintf("%d/%d", h.VMM.PID, h.VMM.Start)
 }
 
+// started waits until the VM is ready that nobody but the host's boot has started.
+func (a account) started(t *testing.T, vm string) {
+	t.Helper()
+	for deadline := time.Now().Add(commandTime); a.show(t, vm).State != api.StateRunning; time.Sleep(200 * time.Millisecond) {
+		if v := a.show(t, vm); time.Now().After(deadline) || v.LastError != nil {
+			t.Fatalf("%s is %s as the host has booted: %+v", vm, v.State, v.LastError)
+		}
+	}
+	a.bangerMust(t, "wait", "--for", "ready", vm)
+}
+
 // sameGuest: it has gone on from where it was, by another VMM.
 func sameGuest(t *testing.T, vm string, got, want trace) {
 	t.Helper()

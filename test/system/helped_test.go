@@ -2,6 +2,7 @@ package system
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -18,7 +19,7 @@ func units() []string {
 // installHelped is what people do: sudo banger system install.
 func installHelped(t *testing.T) {
 	dev.configure(t, "")
-	root.configure(t, "on_host_shutdown = \"stop\"\n") // of the daemon that is root, which comes later
+	root.configure(t, fmt.Sprintf("on_host_shutdown = \"stop\"\nhost_shutdown_timeout = %q\n", shutdownTime.String())) // of the daemon that is root, which comes later
 	keep(t, "before helped", look(t))
 	r := dev.run(t, "sudo", "/lab/bin/banger", "system", "install")
 	if r.code != 0 {
@@ -152,6 +153,7 @@ func afterShutdown(t *testing.T) {
 func afterBoot(t *testing.T) {
 	root.must(t, "systemctl", "start", "bangerd-vms.service") // returns when it is active: the units of this boot may still be starting
 	answers(t, dev)
+	dev.started(t, "starts")
 	checkStatus(t, "helped", "dev", "for dev, with bangerd-root", units())
 	traces := kept[map[string]trace](t, "traces")
 	same(t, "starts", dev.show(t, "starts").State, api.StateRunning)
@@ -159,7 +161,9 @@ func afterBoot(t *testing.T) {
 	for _, vm := range []string{"runs", "sleeps"} {
 		t.Run(vm, func(t *testing.T) {
 			same(t, vm, dev.show(t, vm).State, api.StateSuspended)
+			begin := time.Now()
 			dev.bangerMust(t, "start", vm)
+			t.Logf("started in %.1f s", time.Since(begin).Seconds())
 			sameGuest(t, vm, dev.trace(t, vm), traces[vm])
 			same(t, "its disk", dev.guest(t, vm, "cat /root/kept"), "kept")
 		})

@@ -27,16 +27,22 @@ func installRoot(t *testing.T) {
 	root.must(t, "systemctl", "restart", "bangerd.service")
 	answers(t, root)
 	same(t, "the VM", root.trace(t, "runs"), traces["runs"])
+	// One that does nothing any more, and so cannot be asked to stop: the host does not wait for it for ever, nor do the others.
+	root.bangerMust(t, "run", "-d", "--name", "hangs")
+	pid, _, _ := strings.Cut(root.vmm(t, "hangs"), "/")
+	root.must(t, "kill", "-STOP", pid)
 }
 
 // afterRootShutdown: they were stopped by asking, so what they had written is there, and begin anew.
 func afterRootShutdown(t *testing.T) {
 	root.must(t, "systemctl", "start", "bangerd-vms.service")
-	checkShutdown(t, "vm.stop", 2)
+	root.started(t, "starts")
+	checkShutdown(t, "vm.stop", 3)
 	checkStatus(t, "root", "", "for root", rootUnits())
 	traces := kept[map[string]trace](t, "root traces")
 	same(t, "starts", root.show(t, "starts").State, api.StateRunning)
 	same(t, "runs", root.show(t, "runs").State, api.StateStopped)
+	same(t, "hangs", root.show(t, "hangs").State, api.StateStopped)
 	now := root.trace(t, "starts")
 	if now.Boot == traces["starts"].Boot || now.Memory != "" {
 		t.Errorf("it was to be stopped with the host and has gone on: %v", now)

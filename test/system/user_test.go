@@ -51,6 +51,7 @@ func afterUserBoot(t *testing.T) {
 	root.must(t, "systemctl", "start", fmt.Sprintf("user@%d.service", u.uid))
 	u.must(t, "systemctl", "--user", "start", "bangerd-vms.service")
 	answers(t, u)
+	u.started(t, "mine")
 	checkStatus(t, "user", "", "your own systemd", userUnits(), "--user-units")
 	traces := kept[map[string]trace](t, "user traces")
 	same(t, "mine", u.show(t, "mine").State, api.StateRunning)
