@@ -144,7 +144,7 @@ func Uninstall(o Options, purge bool) error {
 	}
 	var errs []error
 	var names []string
-	for _, u := range s.Units {
+	for _, u := range slices.Backward(s.Units) { // systemctl asks for one after the other: who needs another ends first
 		names = append(names, u.Name)
 	}
 	errs = append(errs, o.dropUnits(names...))
@@ -169,7 +169,7 @@ func Uninstall(o Options, purge bool) error {
 	return errors.Join(errs...)
 }
 
-// dropUnits ends and removes units; missing ones are no error. systemd ends all at once, in the reverse of their order.
+// dropUnits ends and removes units, in this order; missing ones are no error.
 func (o Options) dropUnits(names ...string) error {
 	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !there(filepath.Join(o.units(), name)) })
 	if len(names) == 0 {
