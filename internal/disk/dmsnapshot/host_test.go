@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -282,4 +284,28 @@ func withoutOverride(f func() error) error {
 		done <- err
 	}()
 	return <-done
+}
+
+// TestTogether: many devices come and go at once, as with `fork --count`: the kernel must not be asked in a way that makes it
+// refuse one for another's sake.
+func TestTogether(t *testing.T) {
+	d := real(t)
+	dir := t.TempDir()
+	var all sync.WaitGroup
+	for i := range 8 {
+		name, path := fmt.Sprintf("banger-together%d-root", i), filepath.Join(dir, strconv.Itoa(i))
+		if err := d.Create(t.Context(), disk.Spec{Path: path, SizeBytes: 64 << 20}); err != nil {
+			t.Fatal(err)
+		}
+		all.Go(func() {
+			for range 20 {
+				_, err := d.Attach(t.Context(), name, path, false)
+				if err := errors.Join(err, d.Detach(context.Background(), name)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
 }

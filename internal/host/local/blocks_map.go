@@ -116,8 +116,22 @@ func (b blocks) LoadMapped(name string, table []host.MapTarget, readOnly bool) e
 	if readOnly {
 		c.flags = dmReadOnly
 	}
-	return b.act("load the table of", name, dmTableLoad, c)
+	for begin := time.Now(); ; time.Sleep(loadPause) {
+		err := b.act("load the table of", name, dmTableLoad, c)
+		if !errors.Is(err, unix.ENOMEM) || time.Since(begin) > loadTime {
+			return err
+		}
+	}
 }
+
+// A snapshot's table makes a slab cache in the kernel to read the store with, and ends it again. Since Linux 6.0 the name of
+// one that ends stays in /sys/kernel/slab for a moment (mm/slab_common.c: the kobject goes after the lock), and another
+// load that makes one of the same shape meanwhile fails as if there were no memory ("snapshot: Failed to read snapshot
+// metadata (-ENOMEM)", seen with two forks at once). A host that really has none says so after loadTime.
+const (
+	loadPause = 10 * time.Millisecond
+	loadTime  = 3 * time.Second
+)
 
 // may refuses a device that is not ours; the zero Device is none.
 func (b blocks) may(d host.Device) error {
