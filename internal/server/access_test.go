@@ -62,7 +62,7 @@ func TestPeers(t *testing.T) {
 		}
 		// By a descriptor: the directories of go test are closed to other users.
 		cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
-		cmd.Env = []string{"BANGER_TEST_CALL=" + socket}
+		cmd.Env = append(os.Environ(), "BANGER_TEST_CALL="+socket)
 		cmd.Dir = "/"
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: c.caller, Gid: c.caller}}
 		out, err := cmd.CombinedOutput()

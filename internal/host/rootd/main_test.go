@@ -173,7 +173,8 @@ func (r *room) file(rel string) string {
 func (r *room) send(uid int, frame []byte, files ...*os.File) answer {
 	r.t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{asCaller + "=" + r.socket, withFiles + "=" + strings.Repeat("f", len(files))}
+	// With our environment, for GORACE in it: a program with -race sleeps a second at its end.
+	cmd.Env = append(os.Environ(), asCaller+"="+r.socket, withFiles+"="+strings.Repeat("f", len(files)))
 	cmd.ExtraFiles = files
 	cmd.Stdin = bytes.NewReader(frame)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid), Groups: []uint32{}}}
