@@ -50,7 +50,7 @@ func runSuites(ctx context.Context, args []string) (int, error) {
 	}
 	defer os.RemoveAll(work)
 
-	template := labHost{dir: *host, memory: *memory, cpus: 2, timeout: *timeout}
+	template := labHost{dir: *host, memory: *memory, cpus: 1, timeout: *timeout}
 	verdicts := make([]verdict, len(chosen))
 	var running sync.WaitGroup
 	free := make(chan struct{}, max(1, *jobs))

@@ -27,7 +27,7 @@ func suites() []suite {
 		{
 			name: "hypervisor-firecracker", tests: []string{"./internal/hypervisor/firecracker"}, firecracker: true,
 			env:     []string{"BANGER_TEST_AGENT=/lab/bin/banger-agent", noSkip},
-			command: inFolder("internal/hypervisor/firecracker"),
+			command: inFolder("internal/hypervisor/firecracker", oneByOne),
 		},
 		{
 			name: "system", tests: []string{"./test/system"}, env: []string{noSkip}, systemd: true,
@@ -47,19 +47,15 @@ func suites() []suite {
 // machineSuite is a part of test/machine on one hypervisor. Its disks follow from it. A default of banger's is no suite: what
 // is chosen by itself is doctor's matter.
 func machineSuite(name, hypervisor string, tests []string) suite {
-	args := []string{"-test.run=" + strings.Join(tests, "|")}
-	if hypervisor == "qemu" {
-		args = append(args, oneByOne)
-	}
 	return suite{
 		name: name, tests: []string{"./test/machine"}, firecracker: hypervisor == "firecracker",
 		env:     []string{"BANGER_TEST_HYPERVISOR=" + hypervisor, "BANGER_TEST_ACCEL=kvm", "BANGER_TEST_PATIENCE=5", noSkip},
-		command: inFolder("test/machine", args...),
+		command: inFolder("test/machine", oneByOne, "-test.run="+strings.Join(tests, "|")),
 	}
 }
 
-// oneByOne: with two tests at once on QEMU 7.2's emulated SVM, guests have reset by themselves and the lab host's own kernel
-// has died in a loop of page faults; one after the other, nothing of that was seen. Two hosts run side by side instead.
+// oneByOne: with two tests at once on QEMU 7.2's emulated SVM, guests have reset by themselves or hung, and the lab host's own
+// kernel has died in a loop of page faults; one after the other on one CPU, nothing of that was seen. Two hosts run side by side instead.
 const oneByOne = "-test.parallel=1"
 
 // noSkip turns what a test would skip into a failure.
