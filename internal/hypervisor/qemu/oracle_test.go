@@ -78,6 +78,14 @@ func TestVerdict(t *testing.T) {
 	}
 	runs := func() (string, error) { return kvm.Words + "\n", errors.New("exit status 1") }
 	mute := func() (string, error) { return "", context.DeadlineExceeded }
+	hung := false
+	second := func() (string, error) {
+		if !hung {
+			hung = true
+			return mute()
+		}
+		return runs()
+	}
 	for name, c := range map[string]struct {
 		flags, accel string
 		mode         os.FileMode
@@ -88,7 +96,8 @@ func TestVerdict(t *testing.T) {
 	}{
 		"works":         {flags: "fpu svm", mode: 0o666, probe: runs, want: "kvm", reason: "ran to its end", probes: 1},
 		"lies":          {flags: "fpu vmx", mode: 0o666, probe: lies, want: "tcg", reason: "Suberror: 1", hint: "nested", probes: 1},
-		"hangs":         {flags: "fpu vmx", mode: 0o666, probe: mute, want: "tcg", reason: "had not ended", hint: "nested", probes: 1},
+		"hangs":         {flags: "fpu vmx", mode: 0o666, probe: mute, want: "tcg", reason: "had not ended", hint: "nested", probes: 2},
+		"hangs once":    {flags: "fpu svm", mode: 0o666, probe: second, want: "kvm", reason: "ran to its end", probes: 2},
 		"no flags":      {flags: "fpu", mode: 0o666, probe: runs, want: "tcg", reason: "neither vmx nor svm", hint: "firmware"},
 		"guest no flag": {flags: "fpu hypervisor", mode: 0o666, probe: runs, want: "tcg", reason: "cannot run an ordinary guest", hint: "nested"},
 		"no device":     {flags: "svm", probe: runs, want: "tcg", reason: "no /dev/kvm", hint: "sudo modprobe kvm_amd"},
