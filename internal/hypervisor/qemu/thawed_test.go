@@ -300,7 +300,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	err = local.New().Run(bounded(t, 3*time.Minute), host.Command{
+	err = local.New().Run(bounded(t, 10*time.Minute), host.Command{
 		Path: self, Args: []string{"-test.v", "-test.run", "^(TestConformance|TestGrowAfterThaw)$/^Freeze$"}, Dir: tmp,
 		Env: append(theLab.Environ(t), "TMPDIR="+tmp, "HOME="+tmp),
 		UID: 65534, GID: 65534, Stdout: &out,
