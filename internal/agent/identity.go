@@ -56,12 +56,17 @@ func overwriteFile(path string, data []byte, mode os.FileMode) (bool, error) {
 	if err := unix.Fstat(fd, &st); err != nil || st.Mode != unix.S_IFREG|uint32(mode) {
 		return putFile(path, data, mode)
 	}
-	n, err := unix.Pwrite(fd, data, 0)
-	if err == nil && n < len(data) {
+	return writeOver(fd, path, data, len(data), st.Size)
+}
+
+// writeOver writes text over the start of an open file, and cuts what that had beyond its new size.
+func writeOver(fd int, path string, text []byte, size int, was int64) (bool, error) {
+	n, err := unix.Pwrite(fd, text, 0)
+	if err == nil && n < len(text) {
 		err = unix.ENOSPC
 	}
-	if err == nil && st.Size > int64(len(data)) {
-		err = unix.Ftruncate(fd, int64(len(data)))
+	if err == nil && was > int64(size) {
+		err = unix.Ftruncate(fd, int64(size))
 	}
 	if err != nil {
 		return false, fmt.Errorf("cannot write %s: %w", path, err)
@@ -97,17 +102,7 @@ func refreshFile(path string, data []byte, mode os.FileMode) (bool, error) {
 	if n > len(data) {
 		whole = append(bytes.Clone(data), bytes.Repeat([]byte{'\n'}, n-len(data))...)
 	}
-	wrote, err := unix.Pwrite(fd, whole, 0)
-	if err == nil && wrote < len(whole) {
-		err = unix.ENOSPC
-	}
-	if err == nil && n > len(data) {
-		err = unix.Ftruncate(fd, int64(len(data)))
-	}
-	if err != nil {
-		return false, fmt.Errorf("cannot write %s: %w", path, err)
-	}
-	return true, nil
+	return writeOver(fd, path, whole, len(data), st.Size)
 }
 
 // put is one of the three.

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -82,7 +83,7 @@ func (c *reconciler) one(ctx context.Context, vm api.VM) error {
 		return c.pool.reconcile(ctx, vm)
 	case api.StateSuspended: // recorded, so the state is complete: only the VMM's end may be missing
 		return c.locks.with(ctx, vm.ID, func() error {
-			return errors.Join(c.stops.kill(ctx, vm.ID, or(vm.StopReason, whySuspended)), c.snapshots.completeRestore(ctx, vm), c.points.settle(ctx, vm, nil))
+			return errors.Join(c.stops.kill(ctx, vm.ID, cmp.Or(vm.StopReason, whySuspended)), c.snapshots.completeRestore(ctx, vm), c.points.settle(ctx, vm, nil))
 		})
 	}
 	unlock, err := c.locks.Lock(ctx, vm.ID)

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -158,7 +159,7 @@ func (c *changes) Reset(ctx context.Context, ref string, r api.VMReset) (*operat
 		return nil, api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State).WithHint("banger vm stop %s", vm.Name)
 	}
 	spec := vm.Spec
-	spec.RootBytes = or(r.RootBytes, spec.RootBytes)
+	spec.RootBytes = cmp.Or(r.RootBytes, spec.RootBytes)
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}

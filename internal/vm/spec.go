@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"maps"
@@ -32,26 +33,18 @@ type specs struct {
 // withDefaults fills what the user left out.
 func (sp *specs) withDefaults(spec api.VMSpec) api.VMSpec {
 	d := sp.defaults
-	spec.Image = or(spec.Image, d.Image)
-	spec.Kernel = or(spec.Kernel, d.Kernel)
-	spec.CPUs = or(spec.CPUs, d.CPUs)
-	spec.MemoryBytes = or(spec.MemoryBytes, d.MemoryBytes)
-	spec.DiskBytes = or(spec.DiskBytes, d.DiskBytes)
-	spec.RootBytes = or(spec.RootBytes, d.RootBytes)
-	spec.Net = or(spec.Net, d.Net)
-	spec.IdleSuspendMS = max(0, or(spec.IdleSuspendMS, d.IdleSuspendMS)) // api.IdleNever becomes 0
+	spec.Image = cmp.Or(spec.Image, d.Image)
+	spec.Kernel = cmp.Or(spec.Kernel, d.Kernel)
+	spec.CPUs = cmp.Or(spec.CPUs, d.CPUs)
+	spec.MemoryBytes = cmp.Or(spec.MemoryBytes, d.MemoryBytes)
+	spec.DiskBytes = cmp.Or(spec.DiskBytes, d.DiskBytes)
+	spec.RootBytes = cmp.Or(spec.RootBytes, d.RootBytes)
+	spec.Net = cmp.Or(spec.Net, d.Net)
+	spec.IdleSuspendMS = max(0, cmp.Or(spec.IdleSuspendMS, d.IdleSuspendMS)) // api.IdleNever becomes 0
 	labels := map[string]string{}
 	maps.Copy(labels, spec.Labels)
 	spec.Labels = labels
 	return spec
-}
-
-func or[T comparable](v, otherwise T) T {
-	var zero T
-	if v == zero {
-		return otherwise
-	}
-	return v
 }
 
 // derive fills in what follows from the id alone.
@@ -139,7 +132,7 @@ func (sp *specs) pinObjects(ctx context.Context, vm *api.VM) error {
 	switch {
 	case err == nil:
 		vm.Runtime.ImageDigest = img.Digest
-		vm.Spec.RootBytes = or(vm.Spec.RootBytes, max(defaultRootBytes, img.SizeBytes))
+		vm.Spec.RootBytes = cmp.Or(vm.Spec.RootBytes, max(defaultRootBytes, img.SizeBytes))
 		if vm.Spec.RootBytes < img.SizeBytes {
 			return api.Errorf(api.CodeInvalid, "root size is %d MiB, but image %s has %d MiB", vm.Spec.RootBytes>>20, vm.Spec.Image, img.SizeBytes>>20)
 		}

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -164,7 +165,7 @@ func (b *boot) image(ctx context.Context) error {
 			return err
 		}
 		r.ImageDigest = img.Digest
-		b.vm.Spec.RootBytes = max(or(b.vm.Spec.RootBytes, defaultRootBytes), img.SizeBytes)
+		b.vm.Spec.RootBytes = max(cmp.Or(b.vm.Spec.RootBytes, defaultRootBytes), img.SizeBytes)
 	}
 	rootBytes := b.vm.Spec.RootBytes
 	if r.KernelDigest == "" {

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 
 	"banger/api"
@@ -45,7 +46,7 @@ func (o *Objects) BuildTemplate(ctx context.Context, op *operation.Operation, sp
 		return api.Template{}, err
 	}
 	vm.Runtime.ImageDigest, vm.Runtime.KernelDigest = img.Digest, k.Digest
-	vm.Spec.RootBytes = max(or(vm.Spec.RootBytes, defaultRootBytes), img.SizeBytes)
+	vm.Spec.RootBytes = max(cmp.Or(vm.Spec.RootBytes, defaultRootBytes), img.SizeBytes)
 	w, err := o.templateWant(ctx, vm)
 	if err != nil {
 		return api.Template{}, err

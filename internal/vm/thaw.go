@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,7 +160,7 @@ func (b *boot) cannotResume(why error) error {
 // stillSuspended is the end of a start that changed nothing.
 func (b *boot) stillSuspended(ctx context.Context, failure *api.Failure) error {
 	_, err := b.records.update(ctx, b.vm.ID, func(vm *api.VM) ([]api.Event, error) {
-		vm.State, vm.LastError, vm.StopReason, vm.Runtime.Thawed = api.StateSuspended, failure, or(b.vm.StopReason, whySuspended), b.vm.Runtime.Thawed
+		vm.State, vm.LastError, vm.StopReason, vm.Runtime.Thawed = api.StateSuspended, failure, cmp.Or(b.vm.StopReason, whySuspended), b.vm.Runtime.Thawed
 		return []api.Event{{Kind: "vm.suspended"}}, nil
 	})
 	return err

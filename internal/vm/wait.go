@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"strings"
@@ -16,7 +17,7 @@ func (g *Guests) Wait(ctx context.Context, ref, condition string) (api.WaitResul
 	if err != nil {
 		return api.WaitResult{}, err
 	}
-	condition = or(condition, "exit")
+	condition = cmp.Or(condition, "exit")
 	met, err := g.condition(condition)
 	if err != nil {
 		return api.WaitResult{}, err

@@ -135,12 +135,7 @@ func (b *box) outlives(vm string) {
 	attached, seen := b.attaches(vm, "work")
 	waited := make(chan result, 1)
 	go func() { waited <- b.banger("vm", "session", "wait", vm, "work") }()
-	for begin := time.Now(); !seen(100*time.Millisecond, "got hello\n"); {
-		b.must("vm", "session", "send", vm, "work", "hello")
-		if time.Since(begin) > patience(patient) {
-			t.Fatal("who is attached sees nothing")
-		}
-	}
+	b.awaitAttached(vm, "work", seen)
 	b.fails(125, []string{"session work of VM " + vm + " is attached elsewhere"}, "vm", "session", "attach", vm, "work")
 	b.must("vm", "session", "send", vm, "work", "one")
 	b.killDaemon()
@@ -308,12 +303,7 @@ func (b *box) flood(d time.Duration) {
 	b.must("run", "-d", "--name", "x", "--net", "none")
 	b.must("vm", "session", "start", "x", "--name", "flood", "--stdin", "pipe", "--", "sh", "-c", "while read l; do echo got $l; test $l = go && exec yes 0123456789012345678901234567890123456789; done")
 	_, seen := b.attaches("x", "flood") // and reads no more after this
-	for begin := time.Now(); !seen(100*time.Millisecond, "got hello\n"); {
-		b.must("vm", "session", "send", "x", "flood", "hello")
-		if time.Since(begin) > patience(patient) {
-			t.Fatal("who is attached sees nothing")
-		}
-	}
+	b.awaitAttached("x", "flood", seen)
 	b.guest("x", "true") // the first one is slower
 	// How long an exec takes of itself, on this machine at this hour.
 	quiet := time.Duration(1 << 62)
@@ -344,6 +334,15 @@ func (b *box) flood(d time.Duration) {
 		t.Errorf("the daemon has grown by %d bytes", grown)
 	}
 	b.must("vm", "session", "kill", "x", "flood")
+}
+
+// awaitAttached sends to a session until who is attached to it sees the answer.
+func (b *box) awaitAttached(vm, session string, seen func(time.Duration, string) bool) {
+	b.t.Helper()
+	eventually(b.t, "who is attached sees something", func() bool {
+		b.must("vm", "session", "send", vm, session, "hello")
+		return seen(100*time.Millisecond, "got hello\n")
+	})
 }
 
 // daemonMemory is the daemon's own memory in bytes, without what it shares.
@@ -486,12 +485,7 @@ func TestSessionsOfFork(t *testing.T) {
 	b.must("vm", "session", "start", "x", "--name", "work", "--stdin", "pipe", "--", "sh", "-c", `while read l; do echo "got $l"; test "$l" = end && exit 7; done`)
 	b.must("vm", "session", "send", "x", "work", "both")
 	_, seen := b.attaches("x", "work")
-	for begin := time.Now(); !seen(100*time.Millisecond, "got hello\n"); {
-		b.must("vm", "session", "send", "x", "work", "hello")
-		if time.Since(begin) > patience(patient) {
-			t.Fatal("who is attached sees nothing")
-		}
-	}
+	b.awaitAttached("x", "work", seen)
 	b.must("fork", "x", "--name", "y")
 	fork := b.session("y", "work")
 	same(t, "state in the fork", fork.State, api.SessionRunning)
