@@ -21,6 +21,7 @@ import (
 	"banger/api/agentapi"
 	"banger/internal/agent/serve"
 	"banger/internal/frame/link"
+	"banger/internal/frame/wire"
 )
 
 // runAgent serves the host until the guest ends.
@@ -60,11 +61,21 @@ func agentProgram() string {
 	return bootDir + strings.TrimPrefix(agentapi.InitramfsAgent, agentapi.InitramfsDir)
 }
 
+// hostGone is how long the streams of a host wait for it to come again over the vsock. It does so at once where a snapshot has ended its
+// connections; one that is gone for good is told from that by this alone.
+const hostGone = 2 * time.Minute
+
 // openChannel is how the host reaches this guest: its vsock, if it has one, else its port. rest is serve.Options.Rest.
 func openChannel(ctx context.Context) (l net.Listener, rest func() func(), err error) {
 	if slices.Contains(virtioDevices("/sys/bus/virtio/devices"), virtioVsock) {
-		l, err := listenVsock(agentapi.VsockPort)
-		return l, nil, err
+		vsock, err := listenVsock(agentapi.VsockPort)
+		if err != nil {
+			return nil, nil, err
+		}
+		w := wire.Listen(hostGone)
+		p := link.Listen(w)
+		go w.Serve(vsock, p.HangUp) //nolint:errcheck // p fails with the same error
+		return p, p.Rest, nil
 	}
 	port, err := openPort(ctx)
 	if err != nil {

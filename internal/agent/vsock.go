@@ -6,19 +6,15 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"banger/internal/frame/link"
 )
 
 // virtioVsock is the type of a vsock on the virtio bus (the VIRTIO specification, section 5).
 const virtioVsock = 19
 
-// vsockListener serves streams that are connections of the guest's vsock.
+// vsockListener takes connections of the guest's vsock.
 type vsockListener struct{ f *os.File }
 
 // listenVsock listens for the host on a port.
@@ -38,16 +34,18 @@ func listenVsock(port uint32) (*vsockListener, error) {
 	return &vsockListener{os.NewFile(uintptr(fd), "vsock")}, nil
 }
 
-// Accept tells the host which speech this is, on each stream: there may have been another agent before.
+// Accept takes the host's connections, and nobody else's: a process of this guest could reach the port where the kernel has a loopback.
 func (l *vsockListener) Accept() (net.Conn, error) {
 	raw, err := l.f.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
 	for {
-		fd, aerr := -1, error(nil)
+		var fd int
+		var from unix.Sockaddr
+		var aerr error
 		err := raw.Read(func(s uintptr) bool {
-			fd, _, aerr = unix.Accept4(int(s), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+			fd, from, aerr = unix.Accept4(int(s), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 			return !errors.Is(aerr, unix.EAGAIN)
 		})
 		if errors.Is(err, os.ErrClosed) {
@@ -58,11 +56,10 @@ func (l *vsockListener) Accept() (net.Conn, error) {
 		}
 		switch {
 		case err == nil:
-			c := newVsockConn(fd)
-			if _, err := c.Write([]byte{link.Speech}); err == nil {
-				return c, nil
+			if a, ok := from.(*unix.SockaddrVM); ok && a.CID == unix.VMADDR_CID_HOST {
+				return vsockConn{os.NewFile(uintptr(fd), "vsock")}, nil
 			}
-			_ = c.Close() // it has gone already
+			_ = unix.Close(fd)
 		case errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNRESET):
 		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
 			time.Sleep(10 * time.Millisecond) // that passes, and tells nobody when
@@ -80,95 +77,17 @@ type vsockAddr struct{}
 func (vsockAddr) Network() string { return "vsock" }
 func (vsockAddr) String() string  { return "banger.agent" }
 
-// vsockConn is one stream. Go's net knows no such sockets, so it is a file that can be polled.
-type vsockConn struct {
-	*os.File
-	gone   chan struct{}
-	thawed atomic.Bool
-	asked  sync.Once
-	closed atomic.Bool
-}
+// vsockConn is one connection. Go's net knows no such sockets, so it is a file that can be polled.
+type vsockConn struct{ *os.File }
 
-func newVsockConn(fd int) *vsockConn {
-	c := &vsockConn{File: os.NewFile(uintptr(fd), "vsock"), gone: make(chan struct{})}
-	go c.watch()
-	return c
-}
-
-// watch learns by a descriptor of its own when the host hangs up, also while nobody reads.
-func (c *vsockConn) watch() {
-	defer close(c.gone)
-	var own *os.File
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) {
-		if d, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
-			own = os.NewFile(uintptr(d), "vsock")
-		}
-	})
-	if own == nil {
-		return
-	}
-	defer own.Close()
-	watched, err := own.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = watched.Read(func(fd uintptr) bool {
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-		n, err := unix.Poll(p, 0)
-		return n > 0 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0 || err != nil && !errors.Is(err, unix.EINTR)
-	})
-	c.ask()
-}
-
-// ask finds out whether it was the host's end that went. A vsock that is reset as a whole, as it is by a snapshot, gives each of its sockets
-// this error, and nothing else does (virtio_vsock_reset_sock in the kernel's net/vmw_vsock/virtio_transport.c).
-func (c *vsockConn) ask() {
-	c.asked.Do(func() {
-		raw, err := c.SyscallConn()
-		if err != nil {
-			return
-		}
-		_ = raw.Control(func(fd uintptr) {
-			v, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-			c.thawed.Store(err == nil && unix.Errno(v) == unix.ECONNRESET)
-		})
-	})
-}
-
-// PeerClosed is closed when the host has closed the stream. What it sent before can still be read.
-func (c *vsockConn) PeerClosed() <-chan struct{} { return c.gone }
-
-// Thawed reports, once PeerClosed is closed or reading has failed, that nobody has let go of the stream: it was lost to a snapshot.
-func (c *vsockConn) Thawed() bool {
-	if !c.closed.Load() {
-		c.ask()
-	}
-	return c.thawed.Load()
-}
-
-func (c *vsockConn) Read(p []byte) (int, error) {
+func (c vsockConn) Read(p []byte) (int, error) {
 	n, err := c.File.Read(p)
 	return n, plainly(err)
 }
 
-func (c *vsockConn) Write(p []byte) (int, error) {
+func (c vsockConn) Write(p []byte) (int, error) {
 	n, err := c.File.Write(p)
 	return n, plainly(err)
-}
-
-// Close ends both directions at once, for those too who watch: a descriptor of theirs would keep the socket open.
-func (c *vsockConn) Close() error {
-	if c.closed.Swap(true) {
-		return nil
-	}
-	if raw, err := c.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
-	}
-	return c.File.Close()
 }
 
 // plainly gives the errors that net's connections would have.
@@ -184,5 +103,5 @@ func plainly(err error) error {
 	return err
 }
 
-func (c *vsockConn) LocalAddr() net.Addr  { return vsockAddr{} }
-func (c *vsockConn) RemoteAddr() net.Addr { return vsockAddr{} }
+func (vsockConn) LocalAddr() net.Addr  { return vsockAddr{} }
+func (vsockConn) RemoteAddr() net.Addr { return vsockAddr{} }

@@ -142,6 +142,13 @@ func (l *Listener) Rest() func() {
 	}
 }
 
+// HangUp ends the present epoch: its host is gone for good.
+func (l *Listener) HangUp() {
+	if cur := l.current.Swap(nil); cur != nil {
+		cur.drop()
+	}
+}
+
 // prepare makes a session in advance.
 func (l *Listener) prepare() {
 	g := l.newConn()

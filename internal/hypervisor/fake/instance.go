@@ -46,7 +46,7 @@ func (h *Hypervisor) connect(ctx context.Context, m hypervisor.Machine, p host.P
 		h: h, m: m, p: p, life: life, finish: finish, conn: conn, events: vmm.NewEvents(),
 		turn: make(chan struct{}, 1), answers: make(chan message), read: make(chan struct{}),
 	}
-	i.guest = vmm.NewChannel(life, agentSocket(&m), p.PID, vmm.RandomEpoch)
+	i.guest = vmm.NewChannel(life, vmm.PortOf(agentSocket(&m), p.PID), vmm.RandomEpoch)
 	go i.receive()
 	return i, nil
 }

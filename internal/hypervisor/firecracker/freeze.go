@@ -23,7 +23,7 @@ const stillTimeout = 5 * time.Minute
 //
 // What Firecracker has of its own for this writes memory while the guest stands: all that is resident, or all that was
 // written since the last time. We want neither, but what differs from the template. So it is only asked for the devices' state, and
-// the memory is read from outside. Its clients' streams end by this, since a snapshot resets the guest's vsock.
+// the memory is read from outside. A snapshot resets the guest's vsock: its clients' streams go on over another connection.
 func (i *instance) Freeze(ctx context.Context, f hypervisor.Freeze) (hypervisor.FreezeResult, error) {
 	var res hypervisor.FreezeResult
 	err := i.do(ctx, "freeze", func(ctx context.Context, ps *process) (err error) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"banger/api"
+	"banger/internal/frame/wire"
 	"banger/internal/host"
 	"banger/internal/hypervisor"
 	"banger/internal/hypervisor/memory"
@@ -30,6 +31,9 @@ type instance struct {
 	// turn is taken while a freeze, a pause, a resume or a change of a drive is under way.
 	turn vmm.Turn
 
+	// guest is the conversation with the agent.
+	guest *vmm.Channel
+
 	// life ends when the guest is gone for good or we let go of it; its cause tells which.
 	life   context.Context
 	finish context.CancelCauseFunc
@@ -40,19 +44,22 @@ type instance struct {
 	// mu protects the following. Nothing that blocks happens under it.
 	mu       sync.Mutex
 	ps       *process
-	off      bool // the guest has said that it is off
-	killed   bool // by us
-	conns    map[*conn]struct{}
+	off      bool       // the guest has said that it is off
+	killed   bool       // by us
+	wire     *wire.Wire // what guest goes over; nil for none yet
+	resets   int        // of the guest's vsock
 	reboots  int
 	oomKills uint64 // the host's count when we took the VMM up
 }
 
 func newInstance(h *Hypervisor, m hypervisor.Machine, record hypervisor.Record) *instance {
 	life, finish := context.WithCancelCause(context.Background())
-	return &instance{
+	i := &instance{
 		h: h, m: m, record: record, life: life, finish: finish, queue: vmm.NewEvents(),
-		oomKills: vmm.OOMKills(), turn: vmm.NewTurn(life), conns: map[*conn]struct{}{},
+		oomKills: vmm.OOMKills(), turn: vmm.NewTurn(life),
 	}
+	i.guest = vmm.NewChannel(life, i.connect, vmm.RandomEpoch)
+	return i
 }
 
 // publish makes a process the instance's; it fails when that is to have none any more.
@@ -122,7 +129,7 @@ func (i *instance) Detach() {
 	if ps := i.current(); ps != nil {
 		ps.let(vmm.ErrDetached)
 	}
-	i.hangUp()
+	i.guest.Close()
 	i.queue.Abandon()
 }
 
@@ -137,7 +144,6 @@ func (i *instance) watch() {
 			time.Sleep(time.Second) // out of descriptors, most likely: that passes
 		}
 		ps.let(vmm.ErrDied)
-		i.hangUp()
 		status, known := i.h.o.Host.ExitStatus(ps.p)
 		i.mu.Lock()
 		e := vmm.Exit{
@@ -255,7 +261,8 @@ func (i *instance) Resume(ctx context.Context) error {
 
 // goOn lets a guest that stands go on, with the turn taken. Firecracker gives its vsock nothing to receive after any standstill until the guest
 // has answered the event that a snapshot sends it (kick and pending_event_ack in its src/vmm/src/devices/virtio/vsock/device.rs); where there was
-// no snapshot there is no event, and the vsock would be dead for good. So there always is one. All streams end by it.
+// no snapshot there is no event, and the vsock would be dead for good. So there always is one. The guest's connections end by it, and its streams go on
+// over others.
 func (i *instance) goOn(ctx context.Context, ps *process) error {
 	if !ps.reset {
 		if _, err := i.saveState(ctx, ps); err != nil {
@@ -267,7 +274,7 @@ func (i *instance) goOn(ctx context.Context, ps *process) error {
 	}
 	ps.reset = false
 	i.standing.Store(false)
-	i.hangUp()
+	i.reset()
 	return nil
 }
 

@@ -11,8 +11,7 @@ import (
 
 	"banger/api"
 	"banger/api/agentapi"
-	"banger/internal/frame/link"
-	"banger/internal/hypervisor/vmm"
+	"banger/internal/frame/wire"
 )
 
 // redialPause is between attempts while nobody listens in the guest: Firecracker hangs up then, and nobody tells when there is somebody.
@@ -23,50 +22,49 @@ const (
 	redialTimes   = 4
 )
 
-// conn is one stream to the agent.
-type conn struct {
-	net.Conn
-	i     *instance
-	brief bool
-}
-
-// Brief reports that the agent knows this version of package brief.
-func (c *conn) Brief() bool { return c.brief }
-
-func (c *conn) Close() error {
-	c.i.mu.Lock()
-	delete(c.i.conns, c)
-	c.i.mu.Unlock()
-	return c.Conn.Close()
-}
-
-// DialGuest opens a stream: one connection of the guest's vsock. Who began to wait before a reboot does not reach the guest after it, which has
-// no identity and no disks yet.
+// DialGuest opens a stream on the one session with the guest's agent. Who began to wait before a reboot does not reach the guest after
+// it, which has no identity and no disks yet.
 func (i *instance) DialGuest(ctx context.Context) (net.Conn, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, noAnswer(err)
+	ps, reboots, _ := i.present()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(ps.life, func() {
+		select {
+		case <-ps.next:
+			if i.life.Err() == nil {
+				cancel(errRebooted)
+			}
+		case <-ctx.Done():
+		}
+	})()
+	c, err := i.guest.Open(ctx)
+	if _, now, _ := i.present(); err == nil && now != reboots {
+		return nil, api.Errorf(api.CodeNotReady, "the guest's agent has not answered: %w", errors.Join(errRebooted, c.Close()))
 	}
-	reboots := i.rebootsSoFar()
+	return c, err
+}
+
+var errRebooted = errors.New("the guest reboots")
+
+// connect makes a wire to the agent: one stream of bytes that outlives the resets of the guest's vsock, over connections of that. It
+// ends with the guest's Firecracker.
+func (i *instance) connect(ctx context.Context) (io.ReadWriteCloser, error) {
 	for {
-		ps := i.current()
-		if i.rebootsSoFar() != reboots {
-			return nil, noAnswer(errRebooted)
-		}
+		ps, _, resets := i.present()
 		if i.life.Err() != nil {
-			return nil, noAnswer(context.Cause(i.life))
+			return nil, context.Cause(i.life)
 		}
-		began := time.Now()
-		c, err := i.dial(ctx, ps)
-		if err == nil && i.rebootsSoFar() != reboots {
-			err = errors.Join(errRebooted, c.Close())
-		}
+		w, err := wire.Dial(ctx, ps.life, func(ctx context.Context) (net.Conn, error) { return i.knockOn(ctx, ps) })
 		if err == nil {
-			return c, nil
+			if i.use(w, resets) {
+				w.Cut()
+			}
+			return w, nil
 		}
 		if ctx.Err() != nil {
-			return nil, noAnswer(context.Cause(ctx))
+			return nil, context.Cause(ctx)
 		}
-		pause := time.After(min(max(redialPause, redialTimes*time.Since(began)), redialLongest))
+		pause := time.After(redialPause)
 		if ps.life.Err() != nil { // its guest reboots, or is gone
 			pause = nil
 		}
@@ -75,39 +73,63 @@ func (i *instance) DialGuest(ctx context.Context) (net.Conn, error) {
 		case <-ps.next:
 		case <-i.life.Done():
 		case <-ctx.Done():
-			return nil, noAnswer(context.Cause(ctx))
+			return nil, context.Cause(ctx)
 		}
 	}
 }
 
-var errRebooted = errors.New("the guest reboots")
-
-func (i *instance) rebootsSoFar() int {
+// present is the guest's Firecracker, how often the guest has rebooted, and how often its vsock has been reset.
+func (i *instance) present() (ps *process, reboots, resets int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.reboots
+	return i.ps, i.reboots, i.resets
 }
 
-// noAnswer gives an error its code: a VMM that is gone will not answer later either.
-func noAnswer(err error) error {
-	if errors.Is(err, vmm.ErrDied) || errors.Is(err, vmm.ErrDetached) {
-		return api.Errorf(api.CodeConflict, "cannot reach the guest: %w", err)
+// use makes w the present wire, and reports whether the vsock has been reset since.
+func (i *instance) use(w *wire.Wire, since int) (reset bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.wire = w
+	return i.resets != since
+}
+
+// reset tells that the guest has forgotten all connections of its vsock: Firecracker does not.
+func (i *instance) reset() {
+	i.mu.Lock()
+	w := i.wire
+	i.resets++
+	i.mu.Unlock()
+	if w != nil {
+		w.Cut()
 	}
-	return api.Errorf(api.CodeNotReady, "the guest's agent has not answered: %w", err)
 }
 
-// dial makes one attempt. Firecracker wants to be told the port and tells one of its own (its docs/vsock.md); the agent's first
-// byte is the version of its speech.
-func (i *instance) dial(ctx context.Context, ps *process) (*conn, error) {
+// knockOn makes a connection, until it may no more or the guest's Firecracker has ended.
+func (i *instance) knockOn(ctx context.Context, ps *process) (net.Conn, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(ps.life, func() { cancel(context.Cause(ps.life)) })()
+	for {
+		began := time.Now()
+		conn, err := i.knockOnce(ctx, ps)
+		if err == nil {
+			return conn, nil
+		}
+		select {
+		case <-time.After(min(max(redialPause, redialTimes*time.Since(began)), redialLongest)):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (i *instance) knockOnce(ctx context.Context, ps *process) (net.Conn, error) {
 	raw, err := i.h.o.Host.DialJailed(ctx, ps.jail, inVsock, ps.p)
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
-	speech, err := knock(raw)
+	err = knock(raw)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -115,26 +137,19 @@ func (i *instance) dial(ctx context.Context, ps *process) (*conn, error) {
 		_ = raw.Close()
 		return nil, err
 	}
-	c := &conn{Conn: raw, i: i, brief: speech == link.Speech}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.ps != ps || ps.life.Err() != nil {
-		_ = raw.Close()
-		return nil, vmm.ErrDied
-	}
-	i.conns[c] = struct{}{}
-	return c, nil
+	return raw, nil
 }
 
-func knock(raw net.Conn) (speech byte, err error) {
+// knock tells Firecracker the port that is wanted, and it tells one of its own (its docs/vsock.md).
+func knock(raw net.Conn) error {
 	if _, err := fmt.Fprintf(raw, "CONNECT %d\n", agentapi.VsockPort); err != nil {
-		return 0, err
+		return err
 	}
 	var line strings.Builder
 	b := make([]byte, 1)
 	for line.Len() < 32 {
 		if _, err := io.ReadFull(raw, b); err != nil {
-			return 0, err
+			return err
 		}
 		if b[0] == '\n' {
 			break
@@ -142,19 +157,7 @@ func knock(raw net.Conn) (speech byte, err error) {
 		line.WriteByte(b[0])
 	}
 	if !strings.HasPrefix(line.String(), "OK ") {
-		return 0, fmt.Errorf("the guest's vsock answers %q", line.String())
+		return fmt.Errorf("the guest's vsock answers %q", line.String())
 	}
-	_, err = io.ReadFull(raw, b)
-	return b[0], err
-}
-
-// hangUp ends all streams: the guest has forgotten them.
-func (i *instance) hangUp() {
-	i.mu.Lock()
-	conns := i.conns
-	i.conns = map[*conn]struct{}{}
-	i.mu.Unlock()
-	for c := range conns {
-		_ = c.Conn.Close()
-	}
+	return nil
 }

@@ -244,6 +244,8 @@ func (z *freezer) testApart(t *testing.T, source, one, two *running) {
 }
 
 func (z *freezer) testPause(t *testing.T, r *running) {
+	talk := echoes(t, r)
+	talk.goesOn(t)
 	for range 2 {
 		if err := r.Pause(bounded(t, time.Minute)); err != nil {
 			t.Fatalf("Pause: %v", err)
@@ -267,6 +269,8 @@ func (z *freezer) testPause(t *testing.T, r *running) {
 	if _, err := health(bounded(t, time.Minute), r); err != nil {
 		t.Errorf("after Resume: %v", err)
 	}
+	talk.goesOn(t)
+	talk.end(t)
 	z.wantCounting(t, r)
 	r.wantQuiet(t)
 }
@@ -317,6 +321,9 @@ func (z *freezer) testFork(t *testing.T, source *running, m hypervisor.Machine, 
 	}
 	above, copied := z.layers(t, m, m.Dir), z.machine(t, m)
 	dir := z.dir(t)
+	// A freeze that goes on is nothing to those who are talking to the guest; of their streams the copy has none.
+	talk := echoes(t, source)
+	talk.goesOn(t)
 	frozen := hypervisor.Frozen{
 		Device: filepath.Join(dir, hypervisor.FrozenDevice), Memory: image.Memory, Pages: filepath.Join(dir, hypervisor.FrozenPages),
 		// The fork's VMM is there before the source stands.
@@ -331,10 +338,13 @@ func (z *freezer) testFork(t *testing.T, source *running, m hypervisor.Machine, 
 		t.FailNow()
 	}
 	frozen.Await = nil
+	talk.goesOn(t)
 	wantFiles(t, dir, hypervisor.FrozenDevice, hypervisor.FrozenPages)
 	z.wantDrives(t, source, above)
 	z.wantCounting(t, source)
 	z.wantCounting(t, r)
+	talk.goesOn(t)
+	talk.end(t)
 	if z.real {
 		// The writer goes on here, too: between its truncating the file and its writing there is nothing to be read.
 		got := run(t, r, "/bin/sh", "-c", "n=; until [ -n \"$n\" ]; do n=$(cat /dev/written); done; echo $n; sync; echo 1 >/proc/sys/vm/drop_caches; tail -n 1 /written")

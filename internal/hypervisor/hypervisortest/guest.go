@@ -135,33 +135,13 @@ func run(t *testing.T, r *running, argv ...string) api.ExecResult {
 
 func exec(ctx context.Context, r *running, spec api.ExecSpec) (api.ExecResult, error) {
 	var got api.ExecResult
-	conn, err := r.DialGuest(ctx)
+	conn, frames, err := begin(ctx, r, spec)
 	if err != nil {
 		return got, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://guest/exec", nil)
-	if err != nil {
-		return got, err
-	}
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", api.UpgradeFrames)
-	if err := req.Write(conn); err != nil {
-		return got, err
-	}
-	in := bufio.NewReader(conn)
-	res, err := http.ReadResponse(in, req) //nolint:bodyclose // after an upgrade the body is the connection, which is closed
-	if err != nil {
-		return got, err
-	}
-	if res.StatusCode != http.StatusSwitchingProtocols {
-		return got, fmt.Errorf("POST /exec: %s", res.Status)
-	}
-	if err := frame.NewWriter(conn).Control(api.Control{Type: api.ControlStart, Exec: &spec}); err != nil {
-		return got, err
-	}
-	for frames := frame.NewReader(in); ; {
+	for {
 		f, err := frames.Read()
 		if err != nil {
 			return got, err
@@ -194,6 +174,41 @@ func (r *running) wantQuiet(t *testing.T) {
 		t.Fatalf("event %+v (%v), which nobody has asked for", e, ok)
 	default:
 	}
+}
+
+// begin starts a command; the caller closes its connection.
+func begin(ctx context.Context, r *running, spec api.ExecSpec) (net.Conn, *frame.Reader, error) {
+	conn, err := r.DialGuest(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	frames, err := upgrade(ctx, conn, spec)
+	if err != nil {
+		conn.Close()
+	}
+	return conn, frames, err
+}
+
+func upgrade(ctx context.Context, conn net.Conn, spec api.ExecSpec) (*frame.Reader, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://guest/exec", nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", api.UpgradeFrames)
+	if err := req.Write(conn); err != nil {
+		return nil, err
+	}
+	in := bufio.NewReader(conn)
+	res, err := http.ReadResponse(in, req) //nolint:bodyclose // after an upgrade the body is the connection, which is closed
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		return nil, fmt.Errorf("POST /exec: %s", res.Status)
+	}
+	return frame.NewReader(in), frame.NewWriter(conn).Control(api.Control{Type: api.ControlStart, Exec: &spec})
 }
 
 // shutdown asks the guest to end; the answer may be lost with the guest.

@@ -63,7 +63,7 @@ func newInstance(h *Hypervisor, m hypervisor.Machine, p host.Process, log *vmm.L
 		h: h, m: m, p: p, log: log, memory: memory, life: life, finish: finish,
 		queue: vmm.NewEvents(), oomKills: vmm.OOMKills(), turn: vmm.NewTurn(life),
 	}
-	i.guest = vmm.NewChannel(life, agentSocket(&m), p.PID, h.epoch)
+	i.guest = vmm.NewChannel(life, vmm.PortOf(agentSocket(&m), p.PID), h.epoch)
 	return i
 }
 

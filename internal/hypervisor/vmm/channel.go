@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -18,10 +19,9 @@ const redialPause = 100 * time.Millisecond
 // Channel is the one session with a guest's agent, shared by all streams and made
 // anew whenever the guest has rebooted or its agent was restarted.
 type Channel struct {
-	path  string
-	pid   int
-	epoch func() uint64
-	life  context.Context
+	connect func(context.Context) (io.ReadWriteCloser, error)
+	epoch   func() uint64
+	life    context.Context
 	// turn is held (filled) by the one caller that is connecting.
 	turn chan struct{}
 
@@ -32,12 +32,26 @@ type Channel struct {
 	thawed bool
 }
 
-// NewChannel connects to nothing yet. Only the VMM's process is accepted behind the socket,
-// which lies in a directory that the VMM can write: a link in its place could lead to another
-// guest. life ends when the VMM does, or when it is let go; its cause tells which. No
-// two values of epoch may be alike, daemon restarts included.
-func NewChannel(life context.Context, path string, pid int, epoch func() uint64) *Channel {
-	return &Channel{path: path, pid: pid, epoch: epoch, life: life, turn: make(chan struct{}, 1)}
+// NewChannel connects to nothing yet: connect does, for as long as its context allows. life ends when the VMM does, or when it is let
+// go; its cause tells which. No two values of epoch may be alike, daemon restarts included.
+func NewChannel(life context.Context, connect func(context.Context) (io.ReadWriteCloser, error), epoch func() uint64) *Channel {
+	return &Channel{connect: connect, epoch: epoch, life: life, turn: make(chan struct{}, 1)}
+}
+
+// PortOf connects to the socket of a guest's serial port. Only the VMM's process is accepted behind it, since it lies in a directory that
+// the VMM can write: a link in its place could lead to another guest.
+func PortOf(path string, pid int) func(context.Context) (io.ReadWriteCloser, error) {
+	return func(ctx context.Context) (io.ReadWriteCloser, error) {
+		conn, found, err := Connect(ctx, path)
+		if err != nil {
+			return nil, err
+		}
+		if found != pid {
+			_ = conn.Close()
+			return nil, fmt.Errorf("process %d listens on %s, not the VMM", found, path)
+		}
+		return conn, nil
+	}
 }
 
 // Open opens a stream, waiting for the agent until ctx ends or the VMM is gone.
@@ -137,19 +151,15 @@ func (c *Channel) dial(ctx context.Context) (*link.Session, error) {
 	c.mu.Lock()
 	c.attempt = cancel
 	c.mu.Unlock()
-	conn, pid, err := Connect(ctx, c.path)
+	conn, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
-	}
-	if pid != c.pid {
-		_ = conn.Close()
-		return nil, fmt.Errorf("process %d listens on %s, not the VMM", pid, c.path)
 	}
 	return c.greet(ctx, conn)
 }
 
 // greet makes a session of a connection.
-func (c *Channel) greet(ctx context.Context, conn net.Conn) (*link.Session, error) {
+func (c *Channel) greet(ctx context.Context, conn io.ReadWriteCloser) (*link.Session, error) {
 	c.mu.Lock()
 	dial := link.Dial
 	if c.thawed {

@@ -70,7 +70,7 @@ func TestChannelRefusesOtherProcesses(t *testing.T) {
 		n, _ := conn.Read(make([]byte, 100))
 		got <- n
 	}()
-	c := NewChannel(t.Context(), path, os.Getpid()+1, RandomEpoch)
+	c := NewChannel(t.Context(), PortOf(path, os.Getpid()+1), RandomEpoch)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if _, err := c.Open(ctx); api.CodeOf(err) != api.CodeNotReady {
