@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -481,5 +482,65 @@ func TestGuestOfAnotherSpeech(t *testing.T) {
 	echo(t, Listen(guest))
 	if s := dial(t, host, 1); !s.brief {
 		t.Error("a guest of the same speech does not count as one")
+	}
+}
+
+// standing is a port that takes nothing while mu is held.
+type standing struct {
+	*os.File
+	mu sync.Mutex
+}
+
+func (s *standing) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.File.Write(p)
+}
+
+// TestCloseDoesNotWaitForAGuestThatStands: it hears of that when it goes on.
+func TestCloseDoesNotWaitForAGuestThatStands(t *testing.T) {
+	host, guest := wire(t)
+	l := Listen(guest)
+	defer l.Close()
+	port := &standing{File: host}
+	s := dial(t, port, 1)
+	busy, err := s.Open(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.Open(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Accept(); err != nil { // the busy one
+		t.Fatal(err)
+	}
+	there, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(there, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	port.mu.Lock()
+	written := make(chan error, 1)
+	go func() { _, err := busy.Write([]byte("what the guest does not read")); written <- err }()
+	closed := make(chan struct{})
+	go func() { defer close(closed); _ = c.Close() }()
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		t.Error("Close waits for a guest that stands")
+	}
+	port.mu.Unlock()
+	if err := <-written; err != nil {
+		t.Errorf("writing to a guest that has gone on: %v", err)
+	}
+	_ = there.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := there.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the guest has not heard of the end: %v", err)
 	}
 }

@@ -130,22 +130,34 @@ func (s *stream) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// tellTime is how long Close waits until the FIN is on its way to the peer: who ends the session, or the epoch, after it is sure of that.
+const tellTime = 100 * time.Millisecond
+
 // Close ends both directions. What the peer still sends is thrown away, lest it
-// stand waiting for room in our window and never read that we are gone.
+// stand waiting for room in our window and never read that we are gone. A peer that reads nothing, such as a guest that
+// is paused, is told when it goes on: yamux waits for that, and Close does not.
 func (s *stream) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
 	_ = s.Stream.SetDeadline(time.Unix(1, 0)) // wakes those who read and write now
-	err := s.Stream.Close()
+	told := make(chan error, 1)
 	go func() {
+		told <- s.Stream.Close()
 		s.rmu.Lock()
 		defer s.rmu.Unlock()
 		_ = s.Stream.SetReadDeadline(time.Time{})
 		_, _ = io.Copy(io.Discard, onlyReader{s.Stream})
 		s.peers.forget(s.Stream.StreamID())
 	}()
-	return err
+	late := time.NewTimer(tellTime)
+	defer late.Stop()
+	select {
+	case err := <-told:
+		return err
+	case <-late.C:
+		return nil
+	}
 }
 
 // onlyReader hides all but Read, so that io.Copy reads with its own small buffer.
