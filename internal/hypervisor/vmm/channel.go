@@ -59,6 +59,9 @@ func (c *Channel) Open(ctx context.Context) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, noAnswer(err)
 	}
+	if c.life.Err() != nil {
+		return nil, noAnswer(context.Cause(c.life))
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(c.life, func() { cancel(context.Cause(c.life)) })()
