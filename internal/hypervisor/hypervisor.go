@@ -241,7 +241,7 @@ type Frozen struct {
 	Pages string
 	// Await, if not nil, is called once the VMM waits for Device and Pages, before either is looked at: a fork's VMM starts while its
 	// source is still being frozen. The drives must be there from the beginning: layers over the files that the source is about to
-	// leave. Its error ends the thaw.
+	// leave, and writes into until Await returns, so that nothing read from them before may be used. Its error ends the thaw.
 	Await func(ctx context.Context) error
 	// BeforeRun, if not nil, is called when the state is loaded and before the guest's first instruction: from then on
 	// the disks move away from the state. Its error ends the thaw with nothing left running.

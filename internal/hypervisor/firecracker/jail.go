@@ -43,13 +43,18 @@ func (h *Hypervisor) jailOf(m *hypervisor.Machine) host.Jail {
 	}
 }
 
-// furnish puts into an empty jail what every VMM needs.
-func (h *Hypervisor) furnish(m *hypervisor.Machine, j host.Jail, drives []attached) error {
+// furnish puts into an empty jail what every VMM needs beside its drives.
+func (h *Hypervisor) furnish(m *hypervisor.Machine, j host.Jail) error {
 	for _, f := range []struct{ path, name string }{{ownLog(m), inLog}, {metricsFile(m), inMetrics}} {
 		if err := h.put(j, f.name, f.path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, true); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// furnishDrives puts a machine's drives into its jail.
+func (h *Hypervisor) furnishDrives(m *hypervisor.Machine, j host.Jail, drives []attached) error {
 	for n, d := range m.Drives {
 		var err error
 		if a := drives[n]; a.DMName != "" {

@@ -40,7 +40,7 @@ func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record hyp
 	}
 	m.Drives = slices.Clone(m.Drives) // a freeze moves them
 	i := newInstance(h, m, record)
-	if err := i.launch(ctx, i.boot); err != nil {
+	if err := i.launch(ctx, drivesNow, i.boot); err != nil {
 		return nil, h.wrap(&m, "start", err)
 	}
 	i.serve()
@@ -66,18 +66,22 @@ type process struct {
 	next chan struct{}
 }
 
+// When a Firecracker gets its drives: before it is started, or by a call of takeDrives.
+const (
+	drivesNow   = false
+	drivesLater = true
+)
+
 // launch starts a Firecracker and brings it to where begin has let the guest go. On error nothing of it is left.
-func (i *instance) launch(ctx context.Context, begin func(context.Context, *process) error) error {
+func (i *instance) launch(ctx context.Context, later bool, begin func(context.Context, *process) error) error {
 	h, m := i.h, &i.m
-	ps, err := i.spawn(ctx)
+	ps, err := i.spawn(ctx, later)
 	if err != nil {
 		return err
 	}
 	err = i.publish(ps)
 	if err == nil {
-		if err = i.record(hypervisor.Handles{Process: ps.p, Disks: disks(ps.drives)}); err != nil {
-			err = fmt.Errorf("cannot record process %d: %w", ps.p.PID, err)
-		}
+		err = i.recordHeld(ps)
 	}
 	if err == nil {
 		alive, stop := h.whileAlive(ctx, ps.p)
@@ -107,8 +111,23 @@ func (i *instance) launch(ctx context.Context, begin func(context.Context, *proc
 	return errors.Join(err, h.Clean(context.WithoutCancel(ctx), *m))
 }
 
+func (i *instance) recordHeld(ps *process) error {
+	if err := i.record(hypervisor.Handles{Process: ps.p, Disks: disks(ps.drives)}); err != nil {
+		return fmt.Errorf("cannot record process %d: %w", ps.p.PID, err)
+	}
+	return nil
+}
+
+// takeDrives gives a Firecracker its drives that was launched without them.
+func (i *instance) takeDrives(ctx context.Context, ps *process) (err error) {
+	if ps.drives, err = i.h.attach(ctx, &i.m); err != nil {
+		return err
+	}
+	return errors.Join(i.h.furnishDrives(&i.m, ps.jail, ps.drives), i.recordHeld(ps))
+}
+
 // spawn makes the jail and starts Firecracker in it, which does nothing yet.
-func (i *instance) spawn(ctx context.Context) (_ *process, err error) {
+func (i *instance) spawn(ctx context.Context, drivesLater bool) (_ *process, err error) {
 	h, m := i.h, &i.m
 	if m.NIC != nil && m.NIC.Kind != hypervisor.NICTap {
 		return nil, api.Errorf(api.CodeUnsupported, "Firecracker knows taps only, not a %s", m.NIC.Kind)
@@ -130,12 +149,17 @@ func (i *instance) spawn(ctx context.Context) (_ *process, err error) {
 	if err := h.o.Host.PrepareJail(ctx, j); err != nil {
 		return nil, err
 	}
-	drives, err := h.attach(ctx, m)
-	if err != nil {
+	if err := h.furnish(m, j); err != nil {
 		return nil, err
 	}
-	if err := h.furnish(m, j, drives); err != nil {
-		return nil, err
+	drives := make([]attached, len(m.Drives))
+	if !drivesLater {
+		if drives, err = h.attach(ctx, m); err == nil {
+			err = h.furnishDrives(m, j, drives)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	if m.NIC != nil && m.NIC.Tap != nil {
 		// Firecracker opens the tap itself, and a tap is one's alone.

@@ -140,7 +140,7 @@ func (l *Lab) makeRoot() error {
 	if err := copyFile(busybox, filepath.Join(tree, "bin/busybox"), 0o755); err != nil {
 		return err
 	}
-	for _, name := range strings.Fields("sh cat echo tr dd sync sleep tail") {
+	for _, name := range strings.Fields("sh cat echo tr dd md5sum sync sleep tail") {
 		if err := os.Symlink("busybox", filepath.Join(tree, "bin", name)); err != nil {
 			return err
 		}
