@@ -14,8 +14,7 @@ const diskFull = "no space left on the host"
 func (i *instance) onEvent(e qmp.Event) {
 	switch e.Name {
 	case "RESET":
-		i.guest.Reset()
-		i.emit(hypervisor.EventReset, "", e.At)
+		i.onReset(e)
 	case "SHUTDOWN":
 		var d struct {
 			Guest bool `json:"guest"`
@@ -38,6 +37,18 @@ func (i *instance) onEvent(e qmp.Event) {
 		i.onStop(e.At)
 	case "RESUME":
 		i.onResume(e.At)
+	}
+}
+
+// onReset: a reset of ours is the same boot, begun again, and no news.
+func (i *instance) onReset(e qmp.Event) {
+	var d struct {
+		Guest bool `json:"guest"`
+	}
+	i.guest.Reset()
+	if e.Decode(&d) == nil && d.Guest {
+		i.emit(hypervisor.EventReset, "", e.At)
+		i.watchBoot()
 	}
 }
 

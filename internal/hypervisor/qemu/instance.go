@@ -47,10 +47,11 @@ type instance struct {
 	// mu protects the following. Nothing that blocks happens under it.
 	mu                   sync.Mutex
 	control              *qmp.Client
-	off                  bool        // the guest has said that it powers off
-	killed               bool        // by us
-	paused               bool        // by QEMU
-	migrated             chan string // while a state is being loaded
+	booted               context.CancelFunc // ends the watch over a boot
+	off                  bool               // the guest has said that it powers off
+	killed               bool               // by us
+	paused               bool               // by QEMU
+	migrated             chan string        // while a state is being loaded
 	stoppedAt, resumedAt time.Time
 	ioReason             string
 	jobs                 map[string]*job

@@ -37,6 +37,7 @@ func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record hyp
 	if err != nil {
 		return nil, h.wrap(&m, "start", err)
 	}
+	i.watchBoot()
 	return i, nil
 }
 

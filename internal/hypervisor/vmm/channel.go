@@ -82,6 +82,12 @@ func (c *Channel) Open(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+// Await returns when there is a session: the guest's agent has spoken.
+func (c *Channel) Await(ctx context.Context) error {
+	_, err := c.connected(ctx)
+	return err
+}
+
 // noAnswer gives an error its code: a VMM that is gone will not answer later either.
 func noAnswer(err error) error {
 	if errors.Is(err, ErrDied) || errors.Is(err, ErrDetached) {

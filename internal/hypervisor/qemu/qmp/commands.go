@@ -179,6 +179,9 @@ func (c *Client) BeginSwitch(all []Switch) *Pending {
 // BeginStop stops the guest's CPUs; the answer comes when all requests of its disks have ended and are flushed.
 func (c *Client) BeginStop() *Pending { return c.Begin("stop", nil) }
 
+// Reset presses the machine's reset button.
+func (c *Client) Reset(ctx context.Context) error { return c.Execute(ctx, "system_reset", nil, nil) }
+
 // BeginCont lets the guest run.
 func (c *Client) BeginCont() *Pending { return c.Begin("cont", nil) }
 
