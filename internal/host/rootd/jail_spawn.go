@@ -59,9 +59,6 @@ func (s *Server) canHoldJails() error {
 // programs are Firecracker and its jailer as root has settled them, links followed. They are looked at each time: they may be
 // installed while we run.
 func (s *Server) programs() (binary, jailer string, err error) {
-	if s.o.Firecracker == "" {
-		return "", "", api.Errorf(api.CodeUnsupported, "bangerd-root was told of no Firecracker to run").WithHint("banger run --hypervisor qemu")
-	}
 	if binary, err = s.program(s.o.Firecracker); err != nil {
 		return "", "", err
 	}

@@ -56,7 +56,7 @@ func parse(args []string, stderr io.Writer) (Options, string, error) {
 	set.StringVar(&subnet, "subnet", "", "allowed on the bridge beside private subnets")
 	set.StringVar(&dns, "dns", "", "where names are answered, if not on the bridge: ADDRESS:PORT")
 	set.StringVar(&o.Jails, "jails", "/var/lib/banger-root/jails", "where jails are: root's own, on the file system of the state directory")
-	set.StringVar(&o.Firecracker, "firecracker", "", "the Firecracker to run: a name looked up in PATH, or a path; without it there are no jails")
+	set.StringVar(&o.Firecracker, "firecracker", "firecracker", "the Firecracker to run: a name looked up in PATH, or a path")
 	set.StringVar(&o.Jailer, "jailer", "", "Firecracker's jailer; without it the one beside Firecracker")
 	set.IntVar(&o.UIDBase, "uid-base", 1_900_000_000, "first uid for VMMs")
 	set.IntVar(&o.UIDCount, "uid-count", 4096, "how many there are, but for one more")
