@@ -1,6 +1,9 @@
 package main
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // suite is what runs in one lab host, from its start to its end.
 type suite struct {
@@ -25,9 +28,10 @@ func suites() []suite {
 		figureSuite("figures-firecracker", "firecracker"),
 		figureSuite("figures-qemu", "qemu"),
 		{
-			name: "hypervisor-firecracker", tests: []string{"./internal/hypervisor/firecracker"}, firecracker: true,
-			env:     []string{"BANGER_TEST_AGENT=/lab/bin/banger-agent", noSkip},
-			command: inFolder("internal/hypervisor/firecracker", oneByOne),
+			name: "hypervisor-firecracker", tests: []string{"./internal/hypervisor/firecracker", "./internal/hypervisor/firecracker/oracle"}, firecracker: true,
+			env: []string{"BANGER_TEST_AGENT=/lab/bin/banger-agent", noSkip},
+			command: append(inFolder("internal/hypervisor/firecracker/oracle", "-test.run="+whole("TestThisHost")),
+				inFolder("internal/hypervisor/firecracker", oneByOne)...),
 		},
 		{
 			name: "system", tests: []string{"./test/system"}, env: []string{noSkip}, systemd: true,
@@ -79,11 +83,11 @@ func systemdImage(s suite) suite {
 	return s
 }
 
-// inFolder runs the carried tests of a package as go test would: in its folder.
+// inFolder runs the carried tests of a package as go test would, in its folder, and then the command behind its own arguments, if there is one.
 func inFolder(dir string, args ...string) []string {
 	name := dir[strings.LastIndex(dir, "/")+1:]
-	script := `cd "$0" && exec "./$1.test" -test.v -test.timeout=1h "${@:2}"`
-	return append([]string{"bash", "-c", script, dir, name}, args...)
+	script := `(cd "$0" && "./$1.test" -test.v -test.timeout=1h "${@:3:$2}") && shift $(($2 + 2)) && { [ $# = 0 ] || exec "$@"; }`
+	return append([]string{"bash", "-c", script, dir, name, strconv.Itoa(len(args))}, args...)
 }
 
 // whole is a regular expression for one test.
