@@ -259,6 +259,8 @@ func (i *instance) boot(ctx context.Context, ps *process) error {
 	return ps.api.act(ctx, "InstanceStart")
 }
 
+const consoleParam = "console=ttyS0"
+
 // kernelCmdline is m's with what this machine needs. A reboot goes by the keyboard's controller, which is how Firecracker is
 // ended. Its drives have no serials, so the guest is told which is which.
 func kernelCmdline(m *hypervisor.Machine) string {
@@ -267,7 +269,7 @@ func kernelCmdline(m *hypervisor.Machine) string {
 		serials = append(serials, d.Serial)
 	}
 	parts := []string{
-		m.Cmdline, "console=ttyS0", "8250.nr_uarts=1", "nowatchdog", "reboot=k", "panic=1",
+		m.Cmdline, consoleParam, "8250.nr_uarts=1", "nowatchdog", "reboot=k", "panic=1",
 		"i8042.noaux", "i8042.nomux", "i8042.dumbkbd", agentapi.ParamDisks + "=" + strings.Join(serials, ","),
 	}
 	return strings.TrimSpace(strings.Join(parts, " "))

@@ -11,8 +11,9 @@ import (
 )
 
 // Find looks for the memory of a guest whose VMM does not tell where it has it: private mappings, one for each of sizes, which
-// are those of the guest's pieces of memory. With image they map a file, one piece after the other; else they map nothing. A process that
-// has been broken into can only lie about itself.
+// are those of the guest's pieces of memory. With image they map a file, one piece after the other; else they map nothing, and
+// several may be one mapping, of which the first piece is the upper end: the caller makes sure of that. A process that has been broken into can
+// only lie about itself.
 func Find(h host.Files, p host.Process, sizes []int64, image bool) (Region, error) {
 	r := Region{pid: p.PID, Image: image}
 	m, err := h.OpenMemory(p)
@@ -35,15 +36,44 @@ func Find(h host.Files, p host.Process, sizes []int64, image bool) (Region, erro
 	if err != nil {
 		return r, err
 	}
-	for _, size := range sizes {
-		at, err := pick(found, size)
-		if err != nil {
-			return r, fmt.Errorf("process %d has %w", p.PID, err)
-		}
-		r.parts = append(r.parts, part{offset: r.size, size: size, base: at})
-		r.size += size
+	if r.parts, err = place(found, sizes, image); err != nil {
+		return r, fmt.Errorf("process %d has %w", p.PID, err)
+	}
+	for _, p := range r.parts {
+		r.size += p.size
 	}
 	return r, nil
+}
+
+// place finds the pieces among the mappings.
+func place(found []mapping, sizes []int64, image bool) ([]part, error) {
+	parts := make([]part, len(sizes))
+	whole := int64(0)
+	for n, size := range sizes {
+		parts[n] = part{offset: whole, size: size}
+		whole += size
+	}
+	if !image && len(parts) > 1 {
+		// Pieces that are made one after the other lie one below the other, and the kernel makes one mapping of them.
+		if base, err := pick(found, whole, nil); err == nil {
+			for n := range parts {
+				parts[n].base = base + uint64(whole-parts[n].offset-parts[n].size)
+			}
+			return parts, nil
+		}
+	}
+	for n := range parts {
+		var offset *int64
+		if image {
+			offset = &parts[n].offset
+		}
+		base, err := pick(found, parts[n].size, offset)
+		if err != nil {
+			return nil, err
+		}
+		parts[n].base = base
+	}
+	return parts, nil
 }
 
 // privateMappings are those that can be written and map a file, or none.
@@ -62,11 +92,11 @@ func privateMappings(maps io.Reader, image bool) ([]mapping, error) {
 	return found, nil
 }
 
-// pick takes the one mapping of a size out of found.
-func pick(found []mapping, size int64) (uint64, error) {
+// pick finds the one mapping of a size, of what is at an offset of its file unless that is nil.
+func pick(found []mapping, size int64, offset *int64) (uint64, error) {
 	at := -1
 	for n, m := range found {
-		if int64(m.end-m.start) != size {
+		if int64(m.end-m.start) != size || offset != nil && int64(m.offset) != *offset {
 			continue
 		}
 		if at >= 0 {
@@ -77,7 +107,5 @@ func pick(found []mapping, size int64) (uint64, error) {
 	if at < 0 {
 		return 0, fmt.Errorf("no mapping of %d MiB for the guest's memory", size>>20)
 	}
-	base := found[at].start
-	found[at].end = base
-	return base, nil
+	return found[at].start, nil
 }

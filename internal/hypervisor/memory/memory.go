@@ -98,6 +98,7 @@ func (r *Region) find(maps io.Reader) error {
 // mapping is a line of /proc/PID/maps (proc_pid_maps(5)).
 type mapping struct {
 	start, end   uint64
+	offset       uint64 // in its file, in bytes
 	perms, inode string
 }
 
@@ -109,10 +110,11 @@ func parseMapping(line string) (mapping, error) {
 	from, to, _ := strings.Cut(f[0], "-")
 	start, err1 := strconv.ParseUint(from, 16, 64)
 	end, err2 := strconv.ParseUint(to, 16, 64)
-	if err := errors.Join(err1, err2); err != nil {
+	offset, err3 := strconv.ParseUint(f[2], 16, 64)
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return mapping{}, fmt.Errorf("cannot parse a mapping: %q", line)
 	}
-	return mapping{start: start, end: end, perms: f[1], inode: f[4]}, nil
+	return mapping{start: start, end: end, offset: offset, perms: f[1], inode: f[4]}, nil
 }
 
 // Size is the region's, in bytes.

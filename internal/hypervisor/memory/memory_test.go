@@ -13,6 +13,9 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/host"
+	"banger/internal/host/local"
 )
 
 // mapped is memory of this very process that looks like a VMM's: an image mapped privately, or nothing.
@@ -77,6 +80,45 @@ func TestAt(t *testing.T) {
 		}
 	}
 	_ = b
+}
+
+// TestPiecesOfMemory: memory of two pieces is found in one mapping, upper end first, and in two mappings of a file, by what they map.
+func TestPiecesOfMemory(t *testing.T) {
+	const odd = 0x7b000 // a size that nothing else has
+	both, r := mapped(t, 2*odd, nil)
+	want := r.parts[0].base
+	got, err := Find(local.New(), host.Process{PID: os.Getpid()}, []int64{odd + PageSize, odd - PageSize}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.parts[0].base != want+odd-PageSize || got.parts[1].base != want || got.Size() != 2*odd {
+		t.Errorf("%+v, want the pieces of what is at %#x", got, want)
+	}
+	_ = both
+	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(2 * odd); err != nil {
+		t.Fatal(err)
+	}
+	var bases [2]uint64
+	for n := range 2 {
+		b, err := unix.Mmap(int(f.Fd()), int64(n*odd), odd, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Munmap(b)
+		bases[n] = uint64(uintptr(unsafe.Pointer(&b[0])))
+	}
+	got, err = Find(local.New(), host.Process{PID: os.Getpid()}, []int64{odd, odd}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.parts[0].base != bases[0] || got.parts[1].base != bases[1] {
+		t.Errorf("%+v, want the pieces at %#x", got, bases)
+	}
 }
 
 func TestOwnPages(t *testing.T) {
