@@ -13,7 +13,7 @@ type Attacher interface {
 	// CanAttach is nil where it can be done: root, device-mapper with its snapshot target, loop devices. The error has code
 	// permission_denied or unsupported.
 	CanAttach() error
-	// Attach makes the device. One of that name that is there already and has path on top is taken as it is; else it is removed
+	// Attach makes the device. What the disk lies on is read now, and nobody may write it any more. One of that name that is there already and has path on top is taken as it is; else it is removed
 	// first. A disk whose last device broke for want of room on the host holds what had been written until then. On error
 	// nothing is left behind.
 	Attach(ctx context.Context, name, path string, readOnly bool) (Attached, error)

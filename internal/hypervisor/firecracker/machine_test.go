@@ -2,6 +2,7 @@ package firecracker
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"testing"
@@ -63,6 +64,22 @@ func TestConformance(t *testing.T) {
 	hypervisortest.Run(t, func(t *testing.T) (hypervisor.Hypervisor, hypervisor.Machine) {
 		return b.hypervisor(), layered(t, theLab.Machine(t))
 	}, layer)
+}
+
+// TestMemoryOfTwoPieces: what does not fit below the gap for devices lies above 4 GiB, and is another piece of Firecracker's memory; of 6 GiB
+// both pieces have the same size.
+func TestMemoryOfTwoPieces(t *testing.T) {
+	needFirecracker(t)
+	for _, mib := range []int64{3<<10 + 256, 6 << 10} {
+		t.Run(fmt.Sprint(mib, " MiB"), func(t *testing.T) {
+			b := newBench(t)
+			hypervisortest.Thaws(t, func(t *testing.T) (hypervisor.Hypervisor, hypervisor.Machine) {
+				m := layered(t, theLab.Machine(t))
+				m.MemoryBytes = mib << 20
+				return b.hypervisor(), m
+			}, layer)
+		})
+	}
 }
 
 func bounded(t testing.TB, d time.Duration) context.Context {

@@ -78,6 +78,37 @@ func testFreeze(t *testing.T, create Factory, layer Layer) {
 	t.Run("Damaged", func(t *testing.T) { z.testDamaged(t, base, image) })
 }
 
+// Thaws thaws one guest twice, from its whole memory and from its own pages: for a machine of another kind than Run's.
+func Thaws(t *testing.T, create Factory, layer Layer) {
+	h, m := create(t)
+	z := &freezer{create: create, layer: layer, h: h, real: true, top: filepath.Dir(m.Dir)}
+	source := start(t, h, m)
+	waitReady(t, source)
+	z.count(t, source)
+	frozen, base := z.freezeWhole(t, source, m)
+	if err := source.Kill(bounded(t, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	m = z.machine(t, base)
+	for range 2 {
+		r := z.thaw(t, m, frozen)
+		if r == nil {
+			t.FailNow()
+		}
+		z.wantCounting(t, r)
+		dir := z.dir(t)
+		res, err := r.Freeze(bounded(t, bootTime), hypervisor.Freeze{Dir: dir})
+		if err != nil {
+			t.Fatalf("Freeze: %v", err)
+		}
+		t.Logf("frozen: %d KiB of its own", res.MemoryBytes>>10)
+		if err := r.Kill(bounded(t, time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		frozen.Device, frozen.Pages = filepath.Join(dir, hypervisor.FrozenDevice), filepath.Join(dir, hypervisor.FrozenPages)
+	}
+}
+
 // count starts a process in the guest that counts, in memory.
 func (z *freezer) count(t *testing.T, r *running) {
 	t.Helper()
