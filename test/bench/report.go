@@ -100,6 +100,7 @@ const preface = `# Benchmarks
 Written by ` + "`make bench WRITE=1`" + `; a figure here is one run on one machine, everything in it measured in turn: what stands side by side
 was done alternately, once each per round, after one round that does not count. A figure is the median, with the least and the
 most of the rounds. ` + "`make bench`" + ` exits 1 where a bound is missed. Times of commands are whole processes, as a caller sees them.
+Firecracker and QEMU with KVM are in [benchmarks-lab.md](benchmarks-lab.md).
 
 `
 
