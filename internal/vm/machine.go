@@ -38,13 +38,6 @@ func (ms *machines) find(ctx context.Context, vm api.VM) host.Process {
 	return p
 }
 
-// isOf reports whether a process is really the VMM of vm: handles.json may be old, and its process id
-// somebody else's by now.
-func (ms *machines) isOf(ctx context.Context, vm api.VM, p host.Process) bool {
-	found := ms.find(ctx, vm)
-	return found == p && ms.host.Alive(p)
-}
-
 // of is what the hypervisor needs to run this VM, and to find it again.
 func (ms *machines) of(ctx context.Context, vm api.VM) (hypervisor.Machine, error) {
 	b, err := ms.backends.Get(vm.Spec.Hypervisor)

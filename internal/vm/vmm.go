@@ -202,22 +202,19 @@ func (v *vmms) end(ctx context.Context, vm api.VM) error {
 	l := v.live[vm.ID]
 	v.mu.Unlock()
 	var errs []error
+	killed := false
 	if l != nil {
 		if err := l.instance.Kill(ctx); err != nil {
 			errs = append(errs, err)
 		} else {
 			v.drop(l)
+			killed = true
 		}
 	}
-	h, err := v.handles.Get(vm.ID)
-	if err != nil {
-		v.log.Warn("going by derived names", "vm", vm.ID, "error", err)
-	}
-	if h.VMM == (host.Process{}) {
-		h.VMM = v.machines.find(ctx, vm)
-	}
-	if h.VMM != (host.Process{}) && v.machines.isOf(ctx, vm, h.VMM) {
-		errs = append(errs, v.endProcess(ctx, h.VMM))
+	if !killed { // what its handles name may be old, or somebody else's by now, and a start may have been cut off before they named it
+		if p := v.machines.find(ctx, vm); p != (host.Process{}) {
+			errs = append(errs, v.endProcess(ctx, p))
+		}
 	}
 	return errors.Join(append(errs, v.machines.backend(vm).Hypervisor.Clean(ctx, v.machines.remains(vm.ID, vm.Runtime.UID)))...)
 }

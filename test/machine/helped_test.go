@@ -3,6 +3,7 @@ package machine
 import (
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -95,7 +96,10 @@ func (h *helped) startRoot() {
 		h.t.Fatal(err)
 	}
 	eventually(h.t, "bangerd-root listens", func() bool {
-		_, err := os.Stat(filepath.Join(h.dir, "root", "socket"))
+		c, err := net.Dial("unix", filepath.Join(h.dir, "root", "socket"))
+		if err == nil {
+			_ = c.Close()
+		}
 		return err == nil
 	})
 }
@@ -105,9 +109,6 @@ func (h *helped) killRoot() {
 	h.t.Helper()
 	_ = h.root.Process.Kill()
 	_ = h.root.Wait()
-	if err := os.Remove(filepath.Join(h.dir, "root", "socket")); err != nil {
-		h.t.Fatal(err)
-	}
 	h.startRoot()
 }
 

@@ -119,7 +119,7 @@ func (h *Host) dial(ctx context.Context) (*net.UnixConn, error) {
 			return c, nil
 		}
 		gone := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
-		if !gone || time.Now().After(until) || h.hello.Version == "" {
+		if !gone || time.Now().After(until) {
 			return nil, api.Errorf(api.CodeUnreachable, "bangerd-root does not answer: %w", err).WithHint("sudo systemctl restart bangerd-root")
 		}
 		select {

@@ -56,6 +56,9 @@ func (js jails) SpawnJailed(c host.Jailed) (host.Process, error) {
 		return host.Process{}, err
 	}
 	cmd.SysProcAttr.Setsid = true
+	// A jailer whose caller dies would make its VMM where nobody looks for one any more. The kernel forgets this when it becomes another
+	// user's, as the VMM (commit_creds in the kernel's kernel/cred.c).
+	cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
 	if c.Stdout != nil {
 		cmd.Stdout = c.Stdout
 	}

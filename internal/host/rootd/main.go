@@ -167,16 +167,18 @@ func listen(path string, uid int) (*net.UnixListener, error) {
 			_ = c.Close()
 			return nil, fmt.Errorf("another bangerd-root listens at %s", path)
 		}
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	// Under another name first: whoever looks for it while we take the place of one that died finds that one's, and waits.
+	own := path + ".new"
+	if err := os.Remove(own); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: own, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
-	if err := os.Lchown(path, uid, -1); err != nil {
+	if err := errors.Join(os.Lchown(own, uid, -1), os.Rename(own, path)); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil

@@ -184,6 +184,9 @@ func (i *instance) spawn(ctx context.Context, drivesLater bool) (_ *process, err
 		Stdout: stdout, Stderr: stderr, OOMScoreAdj: oomScoreAdj,
 	})
 	if err != nil {
+		if p, ok := h.Find(ctx, *m); ok { // it runs, and the answer was lost
+			err = errors.Join(err, h.undo(p))
+		}
 		return nil, err
 	}
 	h.connect(ps)
