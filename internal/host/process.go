@@ -37,6 +37,8 @@ type Command struct {
 	LogPath string
 	// OOMScoreAdj is -1000 to 1000, for Spawn.
 	OOMScoreAdj int
+	// SmallPages: a Spawn gets no huge pages, even where it asks for them.
+	SmallPages bool
 }
 
 // Usage is what a process has used.

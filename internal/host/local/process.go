@@ -44,6 +44,15 @@ func (ps processes) SpawnTo(c host.Command, log *os.File) (host.Process, error) 
 	if log != nil {
 		cmd.Stdout, cmd.Stderr = log, log
 	}
+	if c.SmallPages {
+		// A child has it from its parent, and keeps it when it executes a program (prctl(2)).
+		ps.children.small.Lock()
+		defer ps.children.small.Unlock()
+		if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
+			return host.Process{}, fmt.Errorf("cannot keep huge pages from %s: %w", cmd.Path, err)
+		}
+		defer unix.Prctl(unix.PR_SET_THP_DISABLE, 0, 0, 0, 0) //nolint:errcheck // what could be set can be unset
+	}
 	return ps.spawn(cmd, c.OOMScoreAdj)
 }
 

@@ -12,6 +12,8 @@ import (
 type children struct {
 	mu sync.Mutex // protects of
 	of map[host.Process]*child
+
+	small sync.Mutex // held while this process has given up huge pages, for a child's sake
 }
 
 // child is one of them; status is set before reaped is closed.

@@ -58,6 +58,12 @@ func TestSpawnWaitSignal(t *testing.T) {
 	if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.PID)); strings.TrimSpace(string(b)) != "321" {
 		t.Errorf("oom_score_adj is %q", b)
 	}
+	for want, p := range map[string]host.Process{"1": p, "0": sleeper(t, ps, host.Command{SmallPages: true}), "1 ": sleeper(t, ps, host.Command{})} {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
+		if err != nil || !strings.Contains(string(b), "\nTHP_enabled:\t"+strings.TrimSpace(want)+"\n") {
+			t.Errorf("%v, %s, want THP_enabled %s", err, b, want)
+		}
+	}
 	if err := ps.SetOOMScore(p, 654); err != nil {
 		t.Error(err)
 	}

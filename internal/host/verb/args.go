@@ -53,6 +53,7 @@ type SpawnArgs struct {
 	UID, GID    int
 	Groups      []int
 	OOMScoreAdj int
+	SmallPages  bool
 	Log         bool
 }
 
