@@ -39,6 +39,8 @@ type Command struct {
 	OOMScoreAdj int
 	// SmallPages: a Spawn gets no huge pages, even where it asks for them.
 	SmallPages bool
+	// Batch: a Spawn has the policy SCHED_BATCH (sched(7)): it takes its share of the CPUs, and interrupts nobody when it wakes.
+	Batch bool
 }
 
 // Usage is what a process has used.

@@ -35,7 +35,7 @@ func (h *Host) Spawn(c host.Command) (host.Process, error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return host.Process{}, err
 	}
-	args := verb.SpawnArgs{Path: path, Args: c.Args, Env: c.Env, UID: c.UID, GID: c.GID, Groups: c.Groups, OOMScoreAdj: c.OOMScoreAdj, SmallPages: c.SmallPages}
+	args := verb.SpawnArgs{Path: path, Args: c.Args, Env: c.Env, UID: c.UID, GID: c.GID, Groups: c.Groups, OOMScoreAdj: c.OOMScoreAdj, SmallPages: c.SmallPages, Batch: c.Batch}
 	files := slices.Clone(c.Files)
 	if c.LogPath != "" {
 		log, err := local.OpenLog(c.LogPath)

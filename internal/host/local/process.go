@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -53,7 +54,26 @@ func (ps processes) SpawnTo(c host.Command, log *os.File) (host.Process, error) 
 		}
 		defer unix.Prctl(unix.PR_SET_THP_DISABLE, 0, 0, 0, 0) //nolint:errcheck // what could be set can be unset
 	}
+	if c.Batch {
+		// A child has the policy of the thread that makes it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := setPolicy(unix.SCHED_BATCH); err != nil {
+			return host.Process{}, fmt.Errorf("cannot set the policy of %s: %w", cmd.Path, err)
+		}
+		defer setPolicy(unix.SCHED_NORMAL) //nolint:errcheck // there and back again
+	}
 	return ps.spawn(cmd, c.OOMScoreAdj)
+}
+
+// setPolicy sets the calling thread's, between those that take no right; its nice value stays.
+func setPolicy(policy uint32) error {
+	attr, err := unix.SchedGetAttr(0, 0)
+	if err != nil || attr.Policy != unix.SCHED_NORMAL && attr.Policy != unix.SCHED_BATCH {
+		return err // somebody has chosen another for all of us
+	}
+	attr.Policy = policy
+	return unix.SchedSetAttr(0, attr, 0)
 }
 
 // spawn starts what is to outlive us.

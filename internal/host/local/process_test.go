@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger/api"
 	"banger/internal/host"
 	"banger/internal/loud"
@@ -57,6 +59,11 @@ func TestSpawnWaitSignal(t *testing.T) {
 	}
 	if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.PID)); strings.TrimSpace(string(b)) != "321" {
 		t.Errorf("oom_score_adj is %q", b)
+	}
+	for want, c := range map[uint32]host.Command{unix.SCHED_NORMAL: {}, unix.SCHED_BATCH: {Batch: true}} {
+		if attr, err := unix.SchedGetAttr(sleeper(t, ps, c).PID, 0); err != nil || attr.Policy != want {
+			t.Errorf("%+v: policy %+v, %v", c, attr, err)
+		}
 	}
 	for want, p := range map[string]host.Process{"1": p, "0": sleeper(t, ps, host.Command{SmallPages: true}), "1 ": sleeper(t, ps, host.Command{})} {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))

@@ -22,7 +22,7 @@ import (
 func (s *Server) vmm(uid int) bool { return uid >= s.o.UIDBase && uid <= s.o.UIDBase+s.o.UIDCount }
 
 func (s *Server) spawn(_ context.Context, q *question, a verb.SpawnArgs) (any, error) {
-	c := host.Command{Path: a.Path, Args: a.Args, Env: a.Env, Dir: "/", UID: a.UID, GID: a.GID, Groups: a.Groups, OOMScoreAdj: a.OOMScoreAdj, SmallPages: a.SmallPages, Files: q.files}
+	c := host.Command{Path: a.Path, Args: a.Args, Env: a.Env, Dir: "/", UID: a.UID, GID: a.GID, Groups: a.Groups, OOMScoreAdj: a.OOMScoreAdj, SmallPages: a.SmallPages, Batch: a.Batch, Files: q.files}
 	switch {
 	case !s.vmm(a.UID) || a.GID != a.UID:
 		return nil, refuse("uid %d and gid %d are no VMM's", a.UID, a.GID)

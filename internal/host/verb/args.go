@@ -54,6 +54,7 @@ type SpawnArgs struct {
 	Groups      []int
 	OOMScoreAdj int
 	SmallPages  bool
+	Batch       bool
 	Log         bool
 }
 
