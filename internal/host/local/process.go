@@ -58,10 +58,9 @@ func (ps processes) SpawnTo(c host.Command, log *os.File) (host.Process, error) 
 		// A child has the policy of the thread that makes it.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		if err := setPolicy(unix.SCHED_BATCH); err != nil {
-			return host.Process{}, fmt.Errorf("cannot set the policy of %s: %w", cmd.Path, err)
+		if setPolicy(unix.SCHED_BATCH) == nil { // where a sandbox forbids it, everything works but for that
+			defer setPolicy(unix.SCHED_NORMAL) //nolint:errcheck // there and back again
 		}
-		defer setPolicy(unix.SCHED_NORMAL) //nolint:errcheck // there and back again
 	}
 	return ps.spawn(cmd, c.OOMScoreAdj)
 }
