@@ -60,15 +60,24 @@ func TestSpawnWaitSignal(t *testing.T) {
 	if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.PID)); strings.TrimSpace(string(b)) != "321" {
 		t.Errorf("oom_score_adj is %q", b)
 	}
-	for want, c := range map[uint32]host.Command{unix.SCHED_NORMAL: {}, unix.SCHED_BATCH: {Batch: true}} {
-		if attr, err := unix.SchedGetAttr(sleeper(t, ps, c).PID, 0); err != nil || attr.Policy != want {
-			t.Errorf("%+v: policy %+v, %v", c, attr, err)
+	// In this order: what one was given, the next one has not.
+	for _, try := range []struct {
+		c      host.Command
+		policy uint32
+		huge   string
+	}{
+		{host.Command{}, unix.SCHED_NORMAL, "1"},
+		{host.Command{Batch: true}, unix.SCHED_BATCH, "1"},
+		{host.Command{SmallPages: true}, unix.SCHED_NORMAL, "0"},
+		{host.Command{}, unix.SCHED_NORMAL, "1"},
+	} {
+		p := sleeper(t, ps, try.c)
+		if attr, err := unix.SchedGetAttr(p.PID, 0); err != nil || attr.Policy != try.policy {
+			t.Errorf("%+v: policy %+v, %v, want %d", try.c, attr, err, try.policy)
 		}
-	}
-	for want, p := range map[string]host.Process{"1": p, "0": sleeper(t, ps, host.Command{SmallPages: true}), "1 ": sleeper(t, ps, host.Command{})} {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
-		if err != nil || !strings.Contains(string(b), "\nTHP_enabled:\t"+strings.TrimSpace(want)+"\n") {
-			t.Errorf("%v, %s, want THP_enabled %s", err, b, want)
+		if err != nil || !strings.Contains(string(b), "\nTHP_enabled:\t"+try.huge+"\n") {
+			t.Errorf("%+v: %v, %s, want THP_enabled %s", try.c, err, b, try.huge)
 		}
 	}
 	if err := ps.SetOOMScore(p, 654); err != nil {

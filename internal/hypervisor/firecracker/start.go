@@ -66,16 +66,13 @@ type process struct {
 	next chan struct{}
 }
 
-// When a Firecracker gets its drives: before it is started, or by a call of takeDrives.
-const (
-	drivesNow   = false
-	drivesLater = true
-)
+// drivesNow: a Firecracker gets its drives before it is started; else begin calls takeDrives.
+const drivesNow = false
 
 // launch starts a Firecracker and brings it to where begin has let the guest go. On error nothing of it is left.
-func (i *instance) launch(ctx context.Context, later bool, begin func(context.Context, *process) error) error {
+func (i *instance) launch(ctx context.Context, drivesLater bool, begin func(context.Context, *process) error) error {
 	h, m := i.h, &i.m
-	ps, err := i.spawn(ctx, later)
+	ps, err := i.spawn(ctx, drivesLater)
 	if err != nil {
 		return err
 	}
