@@ -10,6 +10,8 @@ import (
 
 	"banger/api"
 	"banger/api/agentapi"
+	agentclient "banger/internal/guest"
+	"banger/internal/hypervisor"
 )
 
 // BenchmarkTranslated counts the guest's instructions that QEMU translates in a new clone, and in a fork of one, where translating is
@@ -22,7 +24,9 @@ func BenchmarkTranslated(b *testing.B) {
 	who := identity(b)
 	f := newFurnishedFreezer(b, qemu, agentapi.Release{WorkDisk: who.WorkDisk, AuthorizedKeys: who.AuthorizedKeys})
 	b.Run("clone", func(b *testing.B) {
-		f.translated(b, logs, f.thaw("c", "52:54:00:00:00:77", f.frozen, f.base.Drives), who)
+		f.translated(b, logs, who, func(frozen hypervisor.Frozen) *vm {
+			return f.thaw("c", "52:54:00:00:00:77", frozen, f.base.Drives)
+		}, f.frozen)
 	})
 	b.Run("fork", func(b *testing.B) {
 		source := f.thaw("c", "52:54:00:00:00:77", f.frozen, f.base.Drives)
@@ -34,12 +38,22 @@ func BenchmarkTranslated(b *testing.B) {
 		as.Thawed, as.Hostname, as.MachineID = agentapi.ThawedFork, "other", "0123456789abcdef0123456789abcdef"
 		as.Network = &agentapi.Network{MAC: "52:54:00:00:00:78", Address: "192.0.2.9/24", Gateway: "192.0.2.1", Resolvers: []string{"192.0.2.1"}}
 		frozen := source.freeze(false)
-		f.translated(b, logs, f.thaw("d", "52:54:00:00:00:78", frozen, below), as)
+		f.translated(b, logs, as, func(frozen hypervisor.Frozen) *vm {
+			return f.thaw("d", "52:54:00:00:00:78", frozen, below)
+		}, frozen)
 	})
 }
 
-// translated counts from the thaw of v to its second program.
-func (f *freezer) translated(b *testing.B, logs string, v *vm, who agentapi.Personalise) {
+// translated counts from a thaw to the second program.
+func (f *freezer) translated(b *testing.B, logs string, who agentapi.Personalise, thaw func(hypervisor.Frozen) *vm, frozen hypervisor.Frozen) {
+	var lag agentclient.Lag
+	var told *agentclient.Introduction
+	frozen.First = func() []byte {
+		who.Time = time.Now()
+		told = lag.NewIntroduction(who)
+		return told.Message()
+	}
+	v := thaw(frozen)
 	log := filepath.Join(logs, fmt.Sprintf("%d.log", v.i.Process().PID))
 	dir := os.Getenv("BANGER_TEST_TRANSLATED")
 	if dir != "" {
@@ -65,9 +79,16 @@ func (f *freezer) translated(b *testing.B, logs string, v *vm, who agentapi.Pers
 			b.Fatal(err)
 		}
 	}
-	mark("0-thawed")
-	who.Time = time.Now()
-	if _, _, err := v.BeginPersonalise(bounded(b), who); err != nil {
+	answer, err := v.i.Greeted(bounded(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	mark("0-greeted")
+	words, err := answer(bounded(b))
+	if err == nil {
+		_, _, err = v.Introduced(&lag, told, words)
+	}
+	if err != nil {
 		b.Fatal(err)
 	}
 	mark("1-personalised")

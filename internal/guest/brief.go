@@ -55,6 +55,11 @@ func (c *Client) identify(ctx context.Context, p agentapi.Personalise) (agentapi
 	if err != nil {
 		return agentapi.Health{}, unreachable(ctx, err)
 	}
+	return healthIn(f)
+}
+
+// healthIn is what the agent answers to an identity.
+func healthIn(f frame.Frame) (agentapi.Health, error) {
 	if f.Channel == frame.State {
 		return brief.Health(f.Payload)
 	}

@@ -7,11 +7,10 @@ import (
 	"banger/api/agentapi"
 )
 
-// How far a guest's clock may seem to be off before anything is done about it. After it was set, at most mendSlack, half
-// of what banger promises; an answer of a guest that has just been thawed takes about as long. In a guest that just
-// runs, clockSlack.
+// How far a guest's clock may seem to be off before anything is done about it. After it was set, at most mendSlack, of the 50 ms that
+// banger promises. In a guest that just runs, clockSlack.
 const (
-	mendSlack  = 25 * time.Millisecond
+	mendSlack  = 35 * time.Millisecond
 	clockSlack = 10 * time.Millisecond
 	mendTries  = 6
 )

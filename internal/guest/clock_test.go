@@ -27,7 +27,7 @@ func right(t *testing.T, a *agent) {
 
 func TestPersonaliseSetsTheClock(t *testing.T) {
 	t.Parallel()
-	for _, slow := range []time.Duration{0, 30 * time.Millisecond, 100 * time.Millisecond} {
+	for _, slow := range []time.Duration{0, 45 * time.Millisecond, 100 * time.Millisecond} {
 		a := aClock(t, time.Hour, slow)
 		if _, err := a.Personalise(within(t), agentapi.Personalise{Time: time.Now()}); err != nil {
 			t.Fatal(err)

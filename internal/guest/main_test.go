@@ -45,6 +45,7 @@ type system struct {
 	behind   time.Duration // of its clock
 	slow     time.Duration // what the next request takes to arrive; less each time, as where programs get warm
 	personal *agentapi.Personalise
+	refuse   error // of Personalise
 	changed  chan struct{}
 	calls    []string
 	disk     string // stands for the root disk
@@ -64,7 +65,7 @@ func (s *system) Personalise(_ context.Context, p agentapi.Personalise) (agentap
 	if !p.Time.IsZero() {
 		s.behind = time.Since(p.Time)
 	}
-	return s.health, nil
+	return s.health, s.refuse
 }
 
 func (s *system) Shutdown(_ context.Context, sd agentapi.Shutdown) error {

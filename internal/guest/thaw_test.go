@@ -1,7 +1,9 @@
 package guest_test
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,7 +31,9 @@ func TestThawKeepsCommands(t *testing.T) {
 		waiting = append(waiting, strings.TrimSpace(spec.until("\n")))
 	}
 	_ = a.session.Close() // as the host that froze it
-	a.greet(t, 2, link.DialThawed)
+	a.greet(t, 2, func(ctx context.Context, conn io.ReadWriteCloser, epoch uint64) (*link.Session, error) {
+		return link.DialThawed(ctx, conn, epoch, nil)
+	})
 	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -140,6 +140,9 @@ type Instance interface {
 	// It finds the agent again after a reboot of the guest or a restart of the agent. The error
 	// has code not_ready when ctx ended first, conflict when the VMM is gone.
 	DialGuest(ctx context.Context) (net.Conn, error)
+	// Greeted returns when the agent has answered the host's greeting, and waits for that as DialGuest does. answer waits for what the agent
+	// says to what Frozen.First made, to be had once: nil where it was told nothing, or has not taken it.
+	Greeted(ctx context.Context) (answer func(context.Context) ([]byte, error), err error)
 	// Kill ends the VMM at once, like pulling the plug, and returns when it is gone.
 	Kill(ctx context.Context) error
 	// GrowDrive tells the running guest that a drive has the new, larger size.
@@ -246,6 +249,9 @@ type Frozen struct {
 	// BeforeRun, if not nil, is called when the state is loaded and before the guest's first instruction: from then on
 	// the disks move away from the state. Its error ends the thaw with nothing left running.
 	BeforeRun func() error
+	// First, if not nil, makes what the guest's agent is told with the greeting, as the guest begins to run: the first frame of a call of
+	// package frame/brief, at most link.MaxFirst bytes; nil for nothing. It may be called again, where the greeting was lost.
+	First func() []byte
 	// Stage, if not nil, is called at the end of each stage of the thaw, in this order: StageSpawn, …, StageRun.
 	Stage func(name string)
 }

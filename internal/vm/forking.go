@@ -219,6 +219,8 @@ func (k *fork) thaw(ctx context.Context, b *boot, first int32) error {
 			return context.Cause(ctx)
 		}
 	}
+	var intro *introduction
+	intro, f.First = k.bringUp.introduction(ctx, b.vm.ID)
 	if len(k.boots) == 1 {
 		f.Stage = k.op.Stage
 	}
@@ -229,6 +231,7 @@ func (k *fork) thaw(ctx context.Context, b *boot, first int32) error {
 	if err := b.running(ctx, instance, k.source.Runtime.Thawed); err != nil {
 		return err
 	}
+	b.live.introduction = intro
 	ctx, cancel := context.WithTimeoutCause(ctx, k.readyTimeout, errNeverReady)
 	defer cancel()
 	if err := k.bringUp.personalise(ctx, b.live); err != nil {

@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
-	"sync"
 	"time"
 
 	"banger/api"
-	"banger/api/agentapi"
 	"banger/internal/config"
 	"banger/internal/guest"
 	"banger/internal/guest/ssh"
@@ -37,6 +34,7 @@ type bringUp struct {
 	readyTimeout time.Duration
 	fileSync     []config.FileSync
 	home         string
+	lag          guest.Lag
 }
 
 // whileItRuns runs fn with a context that ends with the VMM and with the daemon, and says which it was.
@@ -76,54 +74,20 @@ func (u *bringUp) personalise(ctx context.Context, l *liveVM) error {
 		return err
 	}
 	return u.whileItRuns(ctx, l, func(ctx context.Context) error {
-		agent, known := l.firstAnswer(ctx), false
-		if !l.anonymous && !vm.Runtime.Forking {
-			health, err := agent.Health(ctx)
-			if err != nil {
-				return err
-			}
-			known = health.Personalised // it was adopted, or goes on from its own frozen memory
-		}
-		p, err := u.personality(vm)
+		got, err := u.identify(ctx, vm, l)
 		if err != nil {
 			return err
 		}
-		switch {
-		case vm.Runtime.Forking: // what it says of itself is its source's
-			p.Thawed = agentapi.ThawedFork
-		case known:
-			p = u.renewal(vm, p.AuthorizedKeys)
-		}
-		var files [][]agentapi.File
-		if isStart(vm, known) {
-			files = u.addFiles(ctx, &p)
-		}
-		health, clock, err := agent.BeginPersonalise(ctx, p)
-		if err != nil {
+		if err := u.putFiles(ctx, l, got.health, got.files); err != nil {
 			return err
 		}
-		if err := u.putFiles(ctx, l, health, files); err != nil {
-			return err
-		}
-		l.anonymous, l.answered = false, l.anonymous && health.Ready
+		l.introduction, l.answered = nil, l.introduction != nil && got.health.Ready
 		operation.Stage(ctx, "identity")
 		set := make(chan error, 1)
-		go func() { set <- clock(ctx) }()
+		go func() { set <- got.clock(ctx) }()
 		err = u.plugIn(ctx, vm, l)
 		operation.Stage(ctx, "join network")
 		return errors.Join(err, <-set)
-	})
-}
-
-// firstAnswer is the agent, with a stage of the running step that ends when it has answered the host's greeting.
-func (l *liveVM) firstAnswer(ctx context.Context) *guest.Client {
-	answered := sync.OnceFunc(func() { operation.Stage(ctx, "answer") })
-	return guest.New(func(ctx context.Context) (net.Conn, error) {
-		conn, err := l.instance.DialGuest(ctx)
-		if err == nil {
-			answered()
-		}
-		return conn, err
 	})
 }
 

@@ -33,13 +33,12 @@ func (u *bringUp) personality(vm api.VM) (agentapi.Personalise, error) {
 	if vm.Spec.Net != api.NetNone {
 		p.Network = u.network.GuestConfig(guestOf(vm))
 	}
-	p.Time = u.now()
 	return p, nil
 }
 
 // renewal is what a guest needs that has stood still, and is who it was. Where that was for a start, the host's logins are mended.
 func (u *bringUp) renewal(vm api.VM, keys []string) agentapi.Personalise {
-	p := agentapi.Personalise{Thawed: agentapi.ThawedResume, Entropy: make([]byte, 64), Time: u.now()}
+	p := agentapi.Personalise{Thawed: agentapi.ThawedResume, Entropy: make([]byte, 64)}
 	u.random(p.Entropy)
 	if vm.State == api.StateStarting {
 		p.AuthorizedKeys = keys

@@ -128,11 +128,16 @@ func (b *boot) fill(ctx context.Context) error {
 
 // thawPooled gives up where the template does not thaw: a user's start says so, and mends it.
 func (b *boot) thawPooled(ctx context.Context) error {
-	instance, err := b.machines.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, b.templates.Frozen(b.base), b.recordVMM)
+	f := b.templates.Frozen(b.base)
+	var intro *introduction
+	intro, f.First = b.bringUp.introduction(ctx, b.vm.ID)
+	instance, err := b.machines.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
 	if err != nil {
 		return errors.Join(err, b.link.Close())
 	}
-	return errors.Join(b.running(ctx, instance, true), b.host.SetOOMScore(instance.Process(), oomScorePooled))
+	err = b.running(ctx, instance, true)
+	b.live.introduction = intro
+	return errors.Join(err, b.host.SetOOMScore(instance.Process(), oomScorePooled))
 }
 
 // warmTime bounds the warming of a clone. warmRounds is how often everything is done: under emulation the first time takes

@@ -59,12 +59,14 @@ func (b *boot) clone(ctx context.Context) error {
 	}
 	f := b.templates.Frozen(b.base)
 	f.Stage = b.op.Stage
+	var intro *introduction
+	intro, f.First = b.bringUp.introduction(ctx, b.vm.ID)
 	var network error
 	f.BeforeRun = func() error { network = b.link.Pinned(ctx); return network } // made while the VMM starts
 	instance, err := b.machines.backend(b.vm).Hypervisor.Thaw(ctx, b.machine, f, b.recordVMM)
 	if err == nil {
 		err := b.running(ctx, instance, true)
-		b.live.anonymous = true
+		b.live.introduction = intro
 		return err
 	}
 	if context.Cause(ctx) != nil {

@@ -28,9 +28,10 @@ type liveVM struct {
 	shutdown bool
 	// main wakes the follower of the main command, see main.go.
 	main mainFollower
-	// anonymous: it is a template's clone that has no identity yet; answered: its agent has said that the guest is
-	// ready when it got one. Whoever brings the guest up holds the VM's lock.
-	anonymous, answered bool
+	// introduction is what a clone or a fork has been told with the greeting, until that has been seen to; answered: its agent said then
+	// that the guest is ready. Whoever brings the guest up holds the VM's lock.
+	introduction *introduction
+	answered     bool
 	// ends is set before the VMM is ended for a reason that users should be told of.
 	ends atomic.Pointer[api.Error]
 	// clock starts the keeper of the guest's clock once.

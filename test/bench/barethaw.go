@@ -86,7 +86,7 @@ func (t *bareThaw) do(int) (_ float64, err error) {
 	defer func() { _, _ = cmd.Process.Kill(), cmd.Wait() }()
 	answered := make(chan error, 1)
 	go func() {
-		_, err := link.DialThawed(t.b.ctx, conn, uint64(begin.UnixNano()))
+		_, err := link.DialThawed(t.b.ctx, conn, uint64(begin.UnixNano()), nil)
 		answered <- err
 	}()
 	if err := thawByQMP(qmp); err != nil {

@@ -25,6 +25,8 @@ type Session struct {
 	conn *hostConn
 	// brief: the guest knows this version of package brief.
 	brief bool
+	// asked: the guest has been told something with the greeting, and answers.
+	asked bool
 }
 
 // Dial greets the guest at the other end of conn and returns the session that it
@@ -33,19 +35,26 @@ type Session struct {
 // guest that is still booting answers once its agent runs. On error conn is closed;
 // otherwise Close of the session closes it.
 func Dial(ctx context.Context, conn io.ReadWriteCloser, epoch uint64) (*Session, error) {
-	return begin(ctx, conn, epoch, 0)
+	return begin(ctx, conn, epoch, []byte{helloSpeech, Speech})
 }
 
 // DialThawed is Dial for the first session with a guest that has just been thawed: the streams
 // that it remembers were lost to the thaw, and not because somebody has let go of them.
 // Whoever fails with it tries again with it, until there has been a session.
-func DialThawed(ctx context.Context, conn io.ReadWriteCloser, epoch uint64) (*Session, error) {
-	return begin(ctx, conn, epoch, helloThawed)
+//
+// first, of at most MaxFirst bytes, is what the guest's first stream holds; nil for none. Session.Answer is what it says to that.
+func DialThawed(ctx context.Context, conn io.ReadWriteCloser, epoch uint64, first []byte) (*Session, error) {
+	say := []byte{helloThawed | helloSpeech, Speech}
+	if first != nil {
+		say[0] |= helloFirst
+		say = append(say, first...)
+	}
+	return begin(ctx, conn, epoch, say)
 }
 
-func begin(ctx context.Context, conn io.ReadWriteCloser, epoch uint64, flags byte) (*Session, error) {
+func begin(ctx context.Context, conn io.ReadWriteCloser, epoch uint64, say []byte) (*Session, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	brief, rest, err := greet(conn, epoch, flags)
+	brief, rest, err := greet(conn, epoch, say)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -56,25 +65,26 @@ func begin(ctx context.Context, conn io.ReadWriteCloser, epoch uint64, flags byt
 		}
 		return nil, fmt.Errorf("cannot greet the guest's agent: %w", err)
 	}
-	h := &hostConn{conn: conn, epoch: epoch, in: newRecordReader(conn, rest)}
+	h := &hostConn{conn: conn, epoch: epoch, in: newRecordReader(conn, rest), answer: make(chan []byte, 1)}
 	h.out = dataWriter{epoch: epoch, put: func(rec []byte) error { _, err := conn.Write(rec); return err }}
 	mux, err := yamux.Client(h, muxConfig())
 	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("cannot start a session with the guest: %w", err)
 	}
-	return &Session{mux: mux, conn: h, brief: brief}, nil
+	return &Session{mux: mux, conn: h, brief: brief, asked: brief && say[0]&helloFirst != 0}, nil
 }
 
 // greet says HELLO until it is answered, and returns whether the guest's speech is ours, and the bytes read beyond the answer.
-func greet(conn io.ReadWriter, epoch uint64, flags byte) (brief bool, rest []byte, err error) {
+// What say holds comes behind the nonce.
+func greet(conn io.ReadWriter, epoch uint64, say []byte) (brief bool, rest []byte, err error) {
 	nonce := make([]byte, nonceSize)
 	if _, err := rand.Read(nonce); err != nil {
 		return false, nil, err
 	}
 	answered := make(chan struct{})
 	said := make(chan error, 1)
-	rec := appendRecord(nil, kindHello, epoch, nonce, []byte{flags | helloSpeech, Speech})
+	rec := appendRecord(nil, kindHello, epoch, nonce, say)
 	go func() { said <- hello(conn, rec, answered) }()
 
 	// The answer is searched for as a string of bytes, not as a record: before it may stand
@@ -148,6 +158,22 @@ func (s *Session) Open(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+// Answer is what the guest has written to the stream that came with the greeting, once it has closed that; nil where none came, or the
+// guest's speech is another. It is to be had once.
+func (s *Session) Answer(ctx context.Context) ([]byte, error) {
+	if !s.asked {
+		return nil, nil
+	}
+	select {
+	case a := <-s.conn.answer:
+		return a, nil
+	case <-s.Done():
+		return nil, fmt.Errorf("cannot read what the guest answers: %w", io.ErrUnexpectedEOF)
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
 // Streams is the number of streams that are open.
 func (s *Session) Streams() int { return s.mux.NumStreams() }
 
@@ -175,6 +201,8 @@ type hostConn struct {
 	left  []byte // of the last record's payload
 	out   dataWriter
 	peers closings
+	// answer gets what the guest says to the greeting.
+	answer chan []byte
 }
 
 func (h *hostConn) Read(p []byte) (int, error) {
@@ -195,6 +223,11 @@ func (h *hostConn) read(p []byte) (int, error) {
 		switch {
 		case rec.kind == kindData && rec.epoch == h.epoch:
 			h.left = rec.payload
+		case rec.kind == kindAnswer && rec.epoch == h.epoch:
+			select {
+			case h.answer <- bytes.Clone(rec.payload):
+			default: // there is only one
+			}
 		case rec.kind == kindBye && (rec.epoch == 0 || rec.epoch == h.epoch):
 			return 0, io.EOF
 		}

@@ -10,6 +10,7 @@
 //
 //	host → guest   16 KiB of 0xFF (ends whatever half record the guest holds), HELLO(epoch, nonce, flags, speech)
 //	guest → host   ACK(epoch, nonce, speech if it is the same); the host throws away all that comes before it
+//	guest → host   ANSWER(epoch): to what came with the HELLO
 //	both           DATA(epoch): the bytes of one yamux session
 //	guest → host   BYE: the agent has just started, or knows nothing of this epoch
 //
@@ -21,6 +22,11 @@
 // remembers, belong to the guest that it was when it was frozen. Nobody has let go of them, so
 // what is done on their behalf goes on (a stream's Thawed). Without it the host's end has gone, with
 // everybody who held a stream: a client that left, or a daemon that was killed.
+//
+// A thawed guest's host has something to tell it at once, and each round between the two, and each stream, costs an emulated
+// guest that does it for the first time a tenth of its start. So a HELLO can carry what the guest then accepts as its first stream,
+// and what the guest writes there comes back as one record. A guest that knows
+// another speech leaves it alone, and the host, which sees no speech in the ACK, opens a stream.
 //
 // There is no keep-alive, since an idle guest must be idle, and no time-out on
 // writes, since a paused guest must not lose its streams.

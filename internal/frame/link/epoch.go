@@ -43,8 +43,6 @@ func (g *guestConn) put(rec []byte) error {
 	return err
 }
 
-func (g *guestConn) answer(ack []byte) { _ = g.put(ack) }
-
 func (g *guestConn) Read(p []byte) (int, error) {
 	n, err := g.inR.Read(p)
 	g.peers.see(p[:n])

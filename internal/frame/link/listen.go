@@ -90,12 +90,20 @@ func (l *Listener) take(rec record) {
 			cur = l.begin(rec.epoch, bytes.Clone(nonce))
 		}
 		var speech []byte
+		var first *firstStream
 		if len(flags) > 1 && flags[0]&helloSpeech != 0 && flags[1] == Speech {
 			speech = []byte{Speech}
+			if fresh && flags[0]&helloFirst != 0 {
+				first = &firstStream{conn: cur}
+				first.in.Reset(bytes.Clone(flags[2:]))
+			}
 		}
 		ack := appendRecord(nil, kindAck, rec.epoch, cur.nonce, speech)
 		go func() {
-			cur.answer(ack)
+			_ = cur.put(ack)
+			if first != nil {
+				l.pass(first, cur.gone)
+			}
 			if fresh {
 				l.serve(cur)
 			}
@@ -184,16 +192,22 @@ func (l *Listener) serve(g *guestConn) {
 		if err != nil {
 			return
 		}
-		select {
-		case l.streams <- newStream(st, &g.peers):
-		case <-mux.CloseChan():
-			return
-		case <-l.closing:
-			return
-		case <-l.ended:
+		if !l.pass(newStream(st, &g.peers), mux.CloseChan()) {
 			return
 		}
 	}
+}
+
+// pass hands a stream to Accept; false when nobody will take it.
+func (l *Listener) pass(c net.Conn, gone <-chan struct{}) bool {
+	select {
+	case l.streams <- c:
+		return true
+	case <-gone:
+	case <-l.closing:
+	case <-l.ended:
+	}
+	return false
 }
 
 // Accept waits for the next stream of whichever epoch.

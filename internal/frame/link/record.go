@@ -26,17 +26,22 @@ const (
 	kindAck
 	kindData
 	kindBye
+	kindAnswer
 )
 
 // Flags of a HELLO, a byte behind its nonce that may be left out.
 const (
 	helloThawed = 1 // the guest has been thawed since the epoch before
 	helloSpeech = 2 // a byte follows: the speech of the host
+	helloFirst  = 4 // after that byte comes what the guest finds on its first stream
 )
 
 // Speech is the version of package brief, which the streams of a session may use where both ends know the same: a guest that does
 // says it back behind the nonce of its ACK.
-const Speech = 2
+const Speech = 3
+
+// MaxFirst is the most that a host can say with its greeting, and the guest in answer to that, in bytes.
+const MaxFirst = maxPayload - nonceSize - 2
 
 // preambleSize is enough filler to complete any half record, whatever length it claims.
 const preambleSize = maxPayload
@@ -98,7 +103,7 @@ func (rr *recordReader) next() (record, error) {
 		h := rr.buf[rr.start:]
 		n := int(binary.BigEndian.Uint16(h[6:]))
 		k := kind(h[4])
-		if !bytes.Equal(h[:4], magic[:]) || k < kindHello || k > kindBye || h[5] != 0 || n > maxPayload {
+		if !bytes.Equal(h[:4], magic[:]) || k < kindHello || k > kindAnswer || h[5] != 0 || n > maxPayload {
 			rr.start++
 			continue
 		}

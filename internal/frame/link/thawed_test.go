@@ -1,6 +1,7 @@
 package link
 
 import (
+	"context"
 	"io"
 	"net"
 	"testing"
@@ -61,7 +62,9 @@ func TestThawedStreamsHaveNotBeenLetGo(t *testing.T) {
 
 		greet := Dial
 		if thawed {
-			greet = DialThawed
+			greet = func(ctx context.Context, conn io.ReadWriteCloser, epoch uint64) (*Session, error) {
+				return DialThawed(ctx, conn, epoch, nil)
+			}
 		}
 		second, err := greet(within(t), again(t, host), 2)
 		if err != nil {

@@ -56,6 +56,10 @@ func (i *instance) Events() <-chan hypervisor.Event { return i.events.Out() }
 
 func (i *instance) DialGuest(ctx context.Context) (net.Conn, error) { return i.guest.Open(ctx) }
 
+func (i *instance) Greeted(ctx context.Context) (func(context.Context) ([]byte, error), error) {
+	return i.guest.Greeted(ctx)
+}
+
 // receive sorts what the VMM says into events and answers.
 func (i *instance) receive() {
 	defer close(i.read)

@@ -44,6 +44,11 @@ func (i *instance) DialGuest(ctx context.Context) (net.Conn, error) {
 	return c, err
 }
 
+// Greeted returns when the agent has answered the greeting.
+func (i *instance) Greeted(ctx context.Context) (func(context.Context) ([]byte, error), error) {
+	return i.guest.Greeted(ctx)
+}
+
 var errRebooted = errors.New("the guest reboots")
 
 // connect makes a wire to the agent: one stream of bytes that outlives the resets of the guest's vsock, over connections of that. It

@@ -41,7 +41,7 @@ func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hyperviso
 	if err := i.launch(ctx, f.Await != nil, func(ctx context.Context, ps *process) error { return t.load(ctx, i, ps) }); err != nil {
 		return nil, h.wrap(&m, "thaw", err)
 	}
-	i.guest.Thawed()
+	i.guest.Thawed(f.First)
 	i.record = record
 	i.lease, t.Lease = t.Lease, nil
 	i.serve()

@@ -26,6 +26,8 @@ type instance struct {
 	p     host.Process
 	log   *vmm.LogTail
 	guest *vmm.Channel
+	// greet begins to greet the guest's agent, as the guest begins to run; nil where an earlier daemon has.
+	greet func()
 	queue *vmm.Events
 
 	// memory is the id of the memory backend, by which a thawed guest and its image are known.
@@ -81,6 +83,11 @@ func (i *instance) Events() <-chan hypervisor.Event { return i.queue.Out() }
 
 // DialGuest opens a stream on the one session with the guest's agent.
 func (i *instance) DialGuest(ctx context.Context) (net.Conn, error) { return i.guest.Open(ctx) }
+
+// Greeted returns when the agent has answered the greeting.
+func (i *instance) Greeted(ctx context.Context) (func(context.Context) ([]byte, error), error) {
+	return i.guest.Greeted(ctx)
+}
 
 // Kill ends the VMM; it is gone when this returns nil.
 func (i *instance) Kill(ctx context.Context) error {

@@ -32,6 +32,7 @@ func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record hyp
 		return nil, h.wrap(&m, "start", err)
 	}
 	i, err := h.run(ctx, m, f, launch{memory: memoryCold}, record, func(ctx context.Context, i *instance) error {
+		i.greet()
 		return i.control.Cont(ctx)
 	})
 	if err != nil {
@@ -41,7 +42,7 @@ func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record hyp
 	return i, nil
 }
 
-// run starts a QEMU and brings it to where begin has let the guest go. On error it is gone again.
+// run starts a QEMU and brings it to where begin has greeted the guest and let it go. On error it is gone again.
 func (h *Hypervisor) run(ctx context.Context, m hypervisor.Machine, f *facts, l launch, record hypervisor.Record, begin func(context.Context, *instance) error) (*instance, error) {
 	log := tailFrom(vmmLog(&m))
 	s, err := h.spawn(&m, f, l)
@@ -49,9 +50,7 @@ func (h *Hypervisor) run(ctx context.Context, m hypervisor.Machine, f *facts, l 
 		return nil, err
 	}
 	i := newInstance(h, m, s.p, log, l.memory)
-	if l.memory != memoryCold {
-		i.guest.Thawed()
-	}
+	i.greet = func() { i.guest.Begin(s.agent) }
 	i, err = h.bringUp(ctx, s, record, i, begin)
 	if err == nil {
 		return i, nil
@@ -160,7 +159,6 @@ func (h *Hypervisor) bringUp(ctx context.Context, s spawned, record hypervisor.R
 	}
 	alive, stop := h.whileAlive(ctx, s.p)
 	defer stop()
-	i.guest.Begin(s.agent)
 	var err error
 	if i.control, err = qmp.New(alive, s.control, i.onEvent); err == nil {
 		err = begin(alive, i)
@@ -168,6 +166,7 @@ func (h *Hypervisor) bringUp(ctx context.Context, s spawned, record hypervisor.R
 	if err != nil {
 		broken := i.control == nil || i.control.Ended()
 		i.Detach()
+		_ = s.agent.Close()
 		// A dying QEMU is seen as a broken connection first: say which it was.
 		if broken && ctx.Err() == nil && h.soonDead(s.p) {
 			err = fmt.Errorf("%w: %w", vmm.ErrDied, err)

@@ -171,6 +171,8 @@ func (t *thaw) load(ctx context.Context, i *instance) error {
 		}
 	}
 	defer t.Passed(hypervisor.StageRun)
+	i.guest.Thawed(t.First)
+	i.greet()
 	return c.Cont(ctx)
 }
 

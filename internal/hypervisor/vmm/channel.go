@@ -28,8 +28,9 @@ type Channel struct {
 	mu      sync.Mutex // protects the following
 	session *link.Session
 	attempt context.CancelFunc
-	// thawed: there has been no session since the guest was thawed.
+	// thawed: there has been no session since the guest was thawed. first makes what the agent is told then; may be nil.
 	thawed bool
+	first  func() []byte
 }
 
 // NewChannel connects to nothing yet: connect does, for as long as its context allows. life ends when the VMM does, or when it is let
@@ -55,12 +56,31 @@ func PortOf(path string, pid int) func(context.Context) (io.ReadWriteCloser, err
 }
 
 // Open opens a stream, waiting for the agent until ctx ends or the VMM is gone.
-func (c *Channel) Open(ctx context.Context) (net.Conn, error) {
+func (c *Channel) Open(ctx context.Context) (conn net.Conn, err error) {
+	err = c.with(ctx, func(ctx context.Context, s *link.Session) (err error) {
+		conn, err = s.Open(ctx)
+		return err
+	})
+	return conn, err
+}
+
+// Greeted returns when the agent has answered the greeting, and waits for that as Open does. answer then waits for what it says to
+// what Thawed's first made, which is to be had once: nil where it was told nothing, or has not taken it, or this is a later session.
+func (c *Channel) Greeted(ctx context.Context) (answer func(context.Context) ([]byte, error), err error) {
+	err = c.with(ctx, func(_ context.Context, s *link.Session) error {
+		answer = s.Answer
+		return nil
+	})
+	return answer, err
+}
+
+// with does something with the session, and again with the next one where it ended just then.
+func (c *Channel) with(ctx context.Context, do func(context.Context, *link.Session) error) error {
 	if err := ctx.Err(); err != nil {
-		return nil, noAnswer(err)
+		return noAnswer(err)
 	}
 	if c.life.Err() != nil {
-		return nil, noAnswer(context.Cause(c.life))
+		return noAnswer(context.Cause(c.life))
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -68,16 +88,15 @@ func (c *Channel) Open(ctx context.Context) (net.Conn, error) {
 	for {
 		s, err := c.connected(ctx)
 		if err != nil {
-			return nil, noAnswer(err)
+			return noAnswer(err)
 		}
-		conn, err := s.Open(ctx)
-		if err == nil {
-			return conn, nil
+		if err = do(ctx, s); err == nil {
+			return nil
 		}
 		select {
 		case <-s.Done(): // it ended just now: the next one may do
 		default:
-			return nil, noAnswer(err)
+			return noAnswer(err)
 		}
 	}
 }
@@ -97,11 +116,11 @@ func noAnswer(err error) error {
 }
 
 // Thawed says that the guest has just been thawed: the first session with it is told so, and what runs in the guest for the
-// callers of the one that was frozen goes on. It is called before Begin and Open.
-func (c *Channel) Thawed() {
+// callers of the one that was frozen goes on. It is told what first makes, too, if that is not nil: see Greeted. It is called before Begin and Open.
+func (c *Channel) Thawed(first func() []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.thawed = true
+	c.thawed, c.first = true, first
 }
 
 // Begin greets the agent on a connection that was made already, in the background; whoever opens a stream waits for that
@@ -170,19 +189,26 @@ func (c *Channel) dial(ctx context.Context) (*link.Session, error) {
 // greet makes a session of a connection.
 func (c *Channel) greet(ctx context.Context, conn io.ReadWriteCloser) (*link.Session, error) {
 	c.mu.Lock()
-	dial := link.Dial
-	if c.thawed {
-		dial = link.DialThawed
-	}
+	thawed, first := c.thawed, c.first
 	c.mu.Unlock()
-	s, err := dial(ctx, conn, c.epoch())
+	var s *link.Session
+	var err error
+	if thawed {
+		var say []byte
+		if first != nil {
+			say = first()
+		}
+		s, err = link.DialThawed(ctx, conn, c.epoch(), say)
+	} else {
+		s, err = link.Dial(ctx, conn, c.epoch())
+	}
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.attempt = nil
-	c.session, c.thawed = s, false
+	c.session, c.thawed, c.first = s, false, nil
 	return s, nil
 }
 
