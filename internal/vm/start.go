@@ -50,6 +50,7 @@ type starts struct {
 	giveUp func(context.Context) (bool, error)
 	// readyTimeout bounds the wait for a guest's agent.
 	readyTimeout time.Duration
+	turns        turns
 }
 
 // start is the list of steps from a record to a running guest, each with its undo.
@@ -117,13 +118,27 @@ func (b *boot) run(ctx context.Context) error {
 	}
 	switch {
 	case b.vm.State == api.StateSuspended && !b.want.DiscardMemory:
-		return b.steps(ctx, step{"network", b.prepareLink}, step{"thaw", b.resume}, step{"personalise", b.personalise}, step{"ready", b.ready})
+		return b.inTurn(ctx, step{"network", b.prepareLink}, step{"thaw", b.resume}, step{"personalise", b.personalise}, step{"ready", b.ready})
 	case b.clonable():
-		return b.steps(ctx, step{"template", b.template}, step{"disks", b.disks}, step{"network", b.beginLink}, step{"thaw", b.clone},
+		if err := b.steps(ctx, step{"template", b.template}); err != nil {
+			return err
+		}
+		return b.inTurn(ctx, step{"disks", b.disks}, step{"network", b.beginLink}, step{"thaw", b.clone},
 			step{"personalise", b.personalise}, step{"ready", b.ready})
 	}
 	return b.steps(ctx, step{"disks", b.disks}, step{"network", b.prepareLink}, step{"boot", b.boot}, step{"guest", b.guest},
 		step{"personalise", b.personalise}, step{"ready", b.ready})
+}
+
+// inTurn is steps for a guest that thaws.
+func (b *boot) inTurn(ctx context.Context, list ...step) error {
+	done, err := b.turns.take(ctx, b.vm)
+	if err != nil {
+		b.cause = err
+		return err
+	}
+	defer done()
+	return b.steps(ctx, list...)
 }
 
 type step struct {

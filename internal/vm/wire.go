@@ -1,6 +1,10 @@
 package vm
 
-import "banger/api"
+import (
+	"runtime"
+
+	"banger/api"
+)
 
 // New makes the service; Reconcile must run before anything else is asked of it.
 //
@@ -62,6 +66,7 @@ func New(o Options) *Service {
 		dropUnused: points.dropUnused, flattenLater: chains.later, bringUp: bringUp, stops: stops, suspends: suspends,
 		completeRestore: snapshots.completeRestore, queue: queue, network: o.Network, images: o.Images, templates: o.Templates,
 		paths: o.Paths, log: o.Log, now: o.Now, memory: o.Memory, readyTimeout: o.ReadyTimeout,
+		turns: newTurns(runtime.NumCPU()),
 	}
 	pool := &Pool{
 		store: o.Store, records: records, locks: locks, operations: o.Operations, queue: queue, specs: specs,
