@@ -35,6 +35,7 @@ func BenchmarkTranslated(b *testing.B) {
 		time.Sleep(1500 * time.Millisecond)
 		below := source.m.Drives
 		as := who
+		as.WorkDisk = nil
 		as.Thawed, as.Hostname, as.MachineID = agentapi.ThawedFork, "other", "0123456789abcdef0123456789abcdef"
 		as.Network = &agentapi.Network{MAC: "52:54:00:00:00:78", Address: "192.0.2.9/24", Gateway: "192.0.2.1", Resolvers: []string{"192.0.2.1"}}
 		frozen := source.freeze(false)

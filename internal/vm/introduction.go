@@ -13,6 +13,7 @@ import (
 type introduction struct {
 	said  *guest.Introduction
 	files [][]agentapi.File // that did not fit in
+	sent  bool              // a greeting had room for it
 }
 
 // introduction makes one; message is hypervisor.Frozen.First.
@@ -28,9 +29,14 @@ func (u *bringUp) introduction(ctx context.Context, id string) (i *introduction,
 		if err != nil {
 			return nil
 		}
+		if vm.Runtime.Forking { // it is mounted, and of the size that it is: the source ran a moment ago
+			p.WorkDisk = nil
+		}
 		p.Time = u.now()
 		i.said, i.files = u.lag.NewIntroduction(p), files
-		return i.said.Message()
+		words := i.said.Message()
+		i.sent = words != nil
+		return words
 	}
 }
 
@@ -77,8 +83,8 @@ func (u *bringUp) identify(ctx context.Context, vm api.VM, l *liveVM) (got ident
 		if ctx.Err() != nil {
 			return got, context.Cause(ctx)
 		}
-		if err != nil {
-			u.log.Warn("a guest is told again who it is", "vm", vm.ID, "error", err)
+		if l.introduction.sent { // its agent is of another version, or has been started again
+			u.log.Warn("a guest did not take its introduction, and is told again who it is", "vm", vm.ID, "error", err)
 		}
 	case !vm.Runtime.Forking:
 		health, err := l.agent.Health(ctx)

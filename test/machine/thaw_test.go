@@ -77,8 +77,18 @@ func TestClones(t *testing.T) {
 	b.checkClock("c0")
 	b.checkFrames(c.end(t), network.MACFor(templates[0].ID), vms)
 	_ = beyond
+	b.checkIntroduced()
 	b.must(append([]string{"rm", "-f"}, strings.Fields(b.must("ps", "-aq"))...)...)
 	b.checkNothingOfVMs()
+}
+
+// checkIntroduced wants every guest so far to have been told once who it is, with the greeting.
+func (b *box) checkIntroduced() {
+	b.t.Helper()
+	log, err := os.ReadFile(filepath.Join(b.state(), "bangerd.log"))
+	if n := strings.Count(string(log), "did not take its introduction"); err != nil || n > 0 {
+		b.t.Errorf("%d guests had to be told again who they are (%v)", n, err)
+	}
 }
 
 // checkOwn compares all that no two machines may share with what was seen before.

@@ -200,7 +200,7 @@ func (i *instance) again() error {
 	i.standing.Store(false)
 	i.lease.Release()
 	i.lease, i.image = nil, memory.ImageID{}
-	if err := i.launch(ctx, drivesNow, i.bootAgain); err != nil {
+	if err := i.launch(ctx, i.bootAgain); err != nil {
 		return err
 	}
 	i.watchDrives()

@@ -40,7 +40,7 @@ func (h *Hypervisor) Start(ctx context.Context, m hypervisor.Machine, record hyp
 	}
 	m.Drives = slices.Clone(m.Drives) // a freeze moves them
 	i := newInstance(h, m, record)
-	if err := i.launch(ctx, drivesNow, i.boot); err != nil {
+	if err := i.launch(ctx, i.boot); err != nil {
 		return nil, h.wrap(&m, "start", err)
 	}
 	i.serve()
@@ -66,13 +66,10 @@ type process struct {
 	next chan struct{}
 }
 
-// drivesNow: a Firecracker gets its drives before it is started; else begin calls takeDrives.
-const drivesNow = false
-
-// launch starts a Firecracker and brings it to where begin has let the guest go. On error nothing of it is left.
-func (i *instance) launch(ctx context.Context, drivesLater bool, begin func(context.Context, *process) error) error {
+// launch starts a Firecracker and brings it to where begin has given it its drives and let the guest go. On error nothing of it is left.
+func (i *instance) launch(ctx context.Context, begin func(context.Context, *process) error) error {
 	h, m := i.h, &i.m
-	ps, err := i.spawn(ctx, drivesLater)
+	ps, err := i.spawn(ctx)
 	if err != nil {
 		return err
 	}
@@ -115,7 +112,7 @@ func (i *instance) recordHeld(ps *process) error {
 	return nil
 }
 
-// takeDrives gives a Firecracker its drives that was launched without them.
+// takeDrives gives a Firecracker its drives, once nobody else writes to what lies below them.
 func (i *instance) takeDrives(ctx context.Context, ps *process) (err error) {
 	if ps.drives, err = i.h.attach(ctx, &i.m); err != nil {
 		return err
@@ -124,7 +121,7 @@ func (i *instance) takeDrives(ctx context.Context, ps *process) (err error) {
 }
 
 // spawn makes the jail and starts Firecracker in it, which does nothing yet.
-func (i *instance) spawn(ctx context.Context, drivesLater bool) (_ *process, err error) {
+func (i *instance) spawn(ctx context.Context) (_ *process, err error) {
 	h, m := i.h, &i.m
 	if m.NIC != nil && m.NIC.Kind != hypervisor.NICTap {
 		return nil, api.Errorf(api.CodeUnsupported, "Firecracker knows taps only, not a %s", m.NIC.Kind)
@@ -149,15 +146,6 @@ func (i *instance) spawn(ctx context.Context, drivesLater bool) (_ *process, err
 	if err := h.furnish(m, j); err != nil {
 		return nil, err
 	}
-	drives := make([]attached, len(m.Drives))
-	if !drivesLater {
-		if drives, err = h.attach(ctx, m); err == nil {
-			err = h.furnishDrives(m, j, drives)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
 	if m.NIC != nil && m.NIC.Tap != nil {
 		// Firecracker opens the tap itself, and a tap is one's alone.
 		if err := m.NIC.Tap.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
@@ -174,7 +162,7 @@ func (i *instance) spawn(ctx context.Context, drivesLater bool) (_ *process, err
 		return nil, err
 	}
 	defer stderr.Close()
-	ps := &process{jail: j, drives: drives, log: vmm.TailFrom(vmmLog(m), nil), next: make(chan struct{})}
+	ps := &process{jail: j, drives: make([]attached, len(m.Drives)), log: vmm.TailFrom(vmmLog(m), nil), next: make(chan struct{})}
 	ps.p, err = h.o.Host.SpawnJailed(host.Jailed{
 		Jail: j, Jailer: f.Jailer, Binary: f.Binary, MemoryBytes: m.MemoryBytes + room,
 		Args:   []string{"--api-sock", "/" + inControl, "--log-path", "/" + inLog, "--level", "Info", "--metrics-path", "/" + inMetrics},
@@ -217,6 +205,9 @@ func openLog(path string) (*os.File, error) {
 // boot tells Firecracker what the machine is and starts it.
 func (i *instance) boot(ctx context.Context, ps *process) error {
 	m := &i.m
+	if err := i.takeDrives(ctx, ps); err != nil {
+		return err
+	}
 	kernel, err := bzimage.File(m.Kernel)
 	if errors.Is(err, bzimage.ErrUnknown) {
 		kernel, err = m.Kernel, nil

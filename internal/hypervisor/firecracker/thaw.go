@@ -38,7 +38,7 @@ func (h *Hypervisor) Thaw(ctx context.Context, m hypervisor.Machine, f hyperviso
 		defer t.Passed(hypervisor.StageSpawn)
 		return record(held)
 	})
-	if err := i.launch(ctx, f.Await != nil, func(ctx context.Context, ps *process) error { return t.load(ctx, i, ps) }); err != nil {
+	if err := i.launch(ctx, func(ctx context.Context, ps *process) error { return t.load(ctx, i, ps) }); err != nil {
 		return nil, h.wrap(&m, "thaw", err)
 	}
 	i.guest.Thawed(f.First)
@@ -98,10 +98,10 @@ func (t *thaw) load(ctx context.Context, i *instance, ps *process) error {
 		if err := t.read(); err != nil {
 			return err
 		}
-		// Not before: the kernel reads once, when a device is made, which chunks each layer holds, and the source wrote into them until now.
-		if err := i.takeDrives(ctx, ps); err != nil {
-			return err
-		}
+	}
+	// Not before: the kernel reads once, when a device is made, which chunks each layer holds, and a fork's source wrote into them until now.
+	if err := i.takeDrives(ctx, ps); err != nil {
+		return err
 	}
 	if err := t.putState(i, ps); err != nil {
 		return err
