@@ -14,7 +14,7 @@ func TestTurns(t *testing.T) {
 		turns, emulated := newTurns(2), api.VM{Runtime: api.VMRuntime{Accel: "tcg"}}
 		take := func(vm api.VM) func() {
 			t.Helper()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), turnTime/10)
 			defer cancel()
 			done, err := turns.take(ctx, vm)
 			if err != nil {
