@@ -118,6 +118,9 @@ func timed(do func(round int) error) act {
 func (b *bench) alternate(rounds int, acts ...act) ([][]float64, error) {
 	samples := make([][]float64, len(acts))
 	for round := -1; round < rounds; round++ {
+		if err := warmMemory(roundMemory); err != nil {
+			return nil, err
+		}
 		for i, do := range acts {
 			if err := b.ctx.Err(); err != nil {
 				return nil, err

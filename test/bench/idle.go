@@ -17,10 +17,14 @@ const (
 	atOnce     = 4                // so that no CPU waits for another's disk
 	settle     = 10 * time.Second // after the last thaw
 	idleWindow = 20 * time.Second
+	cloneRoom  = 64 << 20 // more than a clone takes
 )
 
 // idle is what machines cost that do nothing.
 func (b *bench) idle() ([]line, error) {
+	if err := warmMemory(clones * cloneRoom); err != nil {
+		return nil, err
+	}
 	begin := time.Now()
 	if err := b.each(func(name string) error { return b.banger("run", "-d", "--image", "minimal", "--name", name) }); err != nil {
 		return nil, err
