@@ -46,6 +46,9 @@ func (c *Client) Introduced(l *Lag, i *Introduction, answer []byte) (h agentapi.
 	if err != nil {
 		return h, nil, err
 	}
+	if h.Now.IsZero() {
+		return h, func(context.Context) error { return nil }, nil
+	}
 	o := offset{h.Now.Sub(i.host()), i.ahead}
 	l.learn(i.ahead - o.low)
 	return h, func(ctx context.Context) error { return c.mendClock(ctx, i.host, o) }, nil
@@ -70,5 +73,6 @@ func (l *Lag) guess() time.Duration {
 func (l *Lag) learn(took time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.mean += (max(took, 0) - l.mean) / 2
+	took = min(max(took, 0), 4*mendSlack) // a guest may say anything
+	l.mean += (took - l.mean) / 2
 }
