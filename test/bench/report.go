@@ -100,7 +100,8 @@ const preface = `# Benchmarks
 Written by ` + "`make bench WRITE=1`" + `; a figure here is one run on one machine, everything in it measured in turn: what stands side by side
 was done alternately, once each per round, after one round that does not count. A figure is the median, with the least and the
 most of the rounds. ` + "`make bench`" + ` exits 1 where a bound is missed. Times of commands are whole processes, as a caller sees them.
-Firecracker and QEMU with KVM are in [benchmarks-lab.md](benchmarks-lab.md).
+Before each round the host's free memory is used once (test/bench/memory.go): where the host is a virtual machine itself, pages that it has not used
+for a while cost up to 8 µs more, and a clone takes ten thousand. Firecracker and QEMU with KVM are in [benchmarks-lab.md](benchmarks-lab.md).
 
 `
 
